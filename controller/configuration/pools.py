@@ -1,0 +1,183 @@
+"""The sections that describe the fleet: pools, their workers, and what starts further ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from controller.configuration.base import Count, ModelName, Name, NotNegative, Positive, Section, Share
+from controller.types import PoolSpec, WorkerSpec
+
+
+class Worker(Section):
+    """One OpenAI-compatible server that is already running."""
+
+    name: Name | None = None
+    """What metrics and decisions call it; ``POOL-INDEX`` if not given."""
+    url: str
+    """Base URL without ``/v1``, for example ``http://10.0.0.5:8000``."""
+    max_inflight: Count = 32
+    """Requests the gateway keeps running there at most; the rest wait in the gateway's queue."""
+    priority_scheduling: bool = False
+    """The server runs ``--scheduling-policy priority``, so the queue's order is passed down to it."""
+
+    @field_validator("url")
+    @classmethod
+    def _base_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("not a base URL; write it like http://10.0.0.5:8000")
+        if not (parts.port is None or 0 < parts.port < 65536):
+            raise ValueError("not a port; it must lie between 1 and 65535")
+        if parts.path.rstrip("/").endswith("/v1"):
+            raise ValueError("leave /v1 out: the gateway appends it")
+        return url.rstrip("/")
+
+
+class Price(Section):
+    """What tokens cost, in US dollars per million."""
+
+    input_usd_per_mtok: NotNegative = 0.0
+    """Prompt tokens."""
+    output_usd_per_mtok: NotNegative = 0.0
+    """Generated tokens."""
+
+
+class Replicas(Section):
+    """How many workers the ``scale`` stage may give the pool through its actuator, the listed ones counted."""
+
+    min: int = Field(1, ge=0)
+    """Never fewer."""
+    max: Count = 1
+    """Never more."""
+    initial: int | None = Field(None, ge=0)
+    """At start-up; ``min`` if not given."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.at_start <= self.max:
+            raise ValueError(f"needs min <= initial <= max, not {self.min}, {self.at_start}, {self.max}")
+        return self
+
+    @property
+    def at_start(self) -> int:
+        """Replicas to start with."""
+        return self.min if self.initial is None else self.initial
+
+
+class ProcessActuatorOptions(Section):
+    """Starts and stops workers as processes on the gateway's machine."""
+
+    kind: Literal["process"] = "process"
+    """Which actuator; ``process`` is the one there is."""
+    command: tuple[str, ...] = Field(min_length=1)
+    """The server's command line. ``{port}`` and ``{name}`` stand for the port chosen and the worker's name."""
+    ports: str = Field("8100-8199", pattern=r"^\d{1,5}-\d{1,5}$")
+    """Range of ports to choose from, both ends included."""
+    environment: Mapping[str, str | None] = Field(default_factory=dict)
+    """Variables set for the process, over those it inherits; null takes one away."""
+    max_inflight: Count = 32
+    """As for a worker that is listed."""
+    priority_scheduling: bool = False
+    """As for a worker that is listed."""
+    start_timeout_s: Positive = 600.0
+    """A process that does not answer ``/health`` by then is killed, and its start reported as failed."""
+    stop_grace_s: NotNegative = 30.0
+    """From SIGTERM to SIGKILL."""
+
+    @field_validator("command")
+    @classmethod
+    def _has_port(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if not any("{port}" in word for word in command):
+            raise ValueError("no word holds {port}, so the server would not listen where the gateway looks for it")
+        return command
+
+    @field_validator("ports")
+    @classmethod
+    def _port_range(cls, ports: str) -> str:
+        first, last = map(int, ports.split("-"))
+        if not 1 <= first <= last <= 65535:
+            raise ValueError("not a range of ports; write it like 8100-8199, within 1-65535")
+        return ports
+
+    @property
+    def port_range(self) -> range:
+        """The ports to choose from."""
+        first, last = map(int, self.ports.split("-"))
+        return range(first, last + 1)
+
+
+class Pool(Section):
+    """The workers that serve one model, and what that model can do."""
+
+    name: Name
+    """What decisions and metrics call it; clients may ask for it by this name too."""
+    model: ModelName
+    """The model's name as its workers know it (``--served-model-name``)."""
+    tier: int = Field(ge=0)
+    """Rank in the quality ladder, 0 the lowest; no two pools share one."""
+    context_length: Count = 8192
+    """Prompt and output tokens together (``--max-model-len``)."""
+    tools: bool = True
+    """Serves requests with tools."""
+    structured_output: bool = True
+    """Serves requests with a response format or a grammar."""
+    modalities: frozenset[Name] = frozenset()
+    """Input besides text, for example ``image`` or ``audio``."""
+    adapters: frozenset[str] = frozenset()
+    """LoRA adapters that its workers have loaded."""
+    prior_quality: Share = 0.5
+    """Expected quality of its answers, 0 to 1, where no predictor says better."""
+    quality_model: str | None = None
+    """The model of the quality predictor's artifact that stands for this pool; ``model`` if not given."""
+    price: Price = Price()
+    """What its tokens cost."""
+    profile: Name | None = None
+    """Engine profile (``models/profile/NAME``) that describes a worker's timing."""
+    workers: tuple[Worker, ...] = ()
+    """Servers that are already running."""
+    replicas: Replicas = Replicas()
+    """Bounds for the actuator, which is needed if they are given."""
+    actuator: ProcessActuatorOptions | None = None
+    """Starts and stops further workers."""
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        if not self.workers and self.actuator is None:
+            raise ValueError("nothing serves this pool; list its workers, or give it an actuator")
+        if "replicas" in self.model_fields_set and self.actuator is None:
+            raise ValueError("replicas need an actuator that starts them; add one, or leave replicas out")
+        if self.actuator is not None and self.replicas.max < len(self.workers):
+            raise ValueError(f"replicas.max counts the {len(self.workers)} listed workers too, so it cannot be lower")
+        return self
+
+    def spec(self) -> PoolSpec:
+        """What the control plane is told of the pool."""
+        return PoolSpec(
+            name=self.name,
+            model=self.model,
+            tier=self.tier,
+            context_length=self.context_length,
+            tools=self.tools,
+            structured_output=self.structured_output,
+            modalities=frozenset(self.modalities),
+            adapters=self.adapters,
+            prior_quality=self.prior_quality,
+            input_usd_per_mtok=self.price.input_usd_per_mtok,
+            output_usd_per_mtok=self.price.output_usd_per_mtok,
+            profile=self.profile,
+        )
+
+    def worker_name(self, index: int) -> str:
+        """The name of the worker at this place in ``workers``."""
+        return self.workers[index].name or f"{self.name}-{index}"
+
+    def worker_specs(self) -> tuple[WorkerSpec, ...]:
+        """The listed workers, in order."""
+        return tuple(
+            WorkerSpec(self.worker_name(i), self.name, worker.url, worker.max_inflight, worker.priority_scheduling)
+            for i, worker in enumerate(self.workers)
+        )

@@ -1,0 +1,194 @@
+"""The sections of the configuration besides the pools.
+
+Times are seconds, sizes bytes, money US dollars, unless a key's name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from controller.configuration.base import ArtifactRef, Count, Name, NotNegative, Positive, Section
+
+
+class Listen(Section):
+    """Where the gateway accepts requests."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; ``0.0.0.0`` for every interface."""
+    port: int = Field(8080, ge=0, le=65535)
+    """TCP port; 0 takes a free one."""
+
+
+class Admin(Section):
+    """The operator's endpoints, ``/admin/*``, which the status page reads too."""
+
+    token: str | None = Field(None, min_length=8)
+    """Requests to them need ``Authorization: Bearer TOKEN``; null leaves them open. Best set by
+    ``HEADWAY_ADMIN__TOKEN``."""
+
+
+class PriorityRange(Section):
+    """A client's own ``priority`` is clamped to this range; lower is earlier."""
+
+    min: int = 0
+    """The most urgent allowed."""
+    max: int = 0
+    """The least urgent allowed."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"needs min <= max, not {self.min} and {self.max}")
+        return self
+
+    def clamp(self, priority: int) -> int:
+        """The nearest priority inside the range."""
+        return min(max(priority, self.min), self.max)
+
+
+class Tenant(Section):
+    """Who is billed, and what they may use. Requests of tenants that are not listed are held to the defaults here."""
+
+    name: Name
+    """As the request names it."""
+    weight: Positive = 1.0
+    """Share of the fleet under contention, relative to the other tenants."""
+    priority: PriorityRange = PriorityRange()
+    """Range of the client's own priorities; by default clients cannot change theirs."""
+    tier_ceiling: int | None = Field(None, ge=0)
+    """The highest tier that may serve this tenant."""
+
+
+class StageChoice(Section):
+    """One implementation of a stage, and its options beside its name; ``tier: threshold`` is the name alone."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """Name of the implementation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Every key but the name."""
+        return dict(self.model_extra or {})
+
+
+class Stages(Section):
+    """Who decides what."""
+
+    admit: StageChoice = StageChoice(name="bounded")
+    """Whether a request is taken."""
+    tier: StageChoice = StageChoice(name="threshold")
+    """Which pool answers it."""
+    order: StageChoice = StageChoice(name="length_rank")
+    """When: its place in the queue."""
+    fairness: StageChoice = StageChoice(name="none")
+    """Whose turn it is."""
+    place: StageChoice = StageChoice(name="least_load")
+    """Which worker of the pool."""
+    rebalance: StageChoice = StageChoice(name="none")
+    """Whether a running request moves."""
+    scale: StageChoice = StageChoice(name="none")
+    """How many replicas."""
+
+    def choices(self) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+        """Stage → name and options, as :func:`controller.stages.build` takes them."""
+        chosen: dict[str, StageChoice] = {stage: getattr(self, stage) for stage in type(self).model_fields}
+        return {stage: (choice.name, choice.options) for stage, choice in chosen.items()}
+
+
+class Scoring(Section):
+    """The predictors that score requests before the stages decide."""
+
+    budget_ms: Positive = 5.0
+    """Milliseconds that a request may wait for its scores before the stages fall back."""
+    length: ArtifactRef | None = "length/fast"
+    """Output-length ranker; null turns it off."""
+    quality: ArtifactRef | None = "quality/llmrouter"
+    """Quality of each pool's answer; null turns it off."""
+
+
+class Limits(Section):
+    """What the gateway holds at most."""
+
+    max_body_bytes: Count = 32 * 1024 * 1024
+    """A larger request is refused with 413."""
+    max_queue: Count = 1024
+    """Requests waiting; one more is refused with 429."""
+    max_queue_seconds: Positive = 60.0
+    """A request that waited so long is answered with 503."""
+    deadline_seconds: Positive | None = None
+    """Deadline of requests that bring none; null for none."""
+    drop_late: bool = True
+    """Answer with 504 a request that is still waiting when its deadline passes."""
+
+
+class Records(Section):
+    """The decision log: one Parquet row a request."""
+
+    dir: Path | None = None
+    """Folder to write to; null writes none."""
+    max_bytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    """The folder's files together; the oldest are deleted."""
+    file_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
+    """A file is closed at about this size."""
+    file_seconds: Positive = 300.0
+    """A file is closed at this age."""
+    prompt_text: bool = False
+    """Write the prompts too. Off, no record holds any text of a user."""
+
+    @model_validator(mode="after")
+    def _several_files(self) -> Self:
+        if self.max_bytes < 2 * self.file_bytes:
+            raise ValueError(f"max_bytes must be at least twice file_bytes, which is {self.file_bytes}")
+        return self
+
+
+class Retries(Section):
+    """What happens when a worker fails before the first token."""
+
+    attempts: Count = 3
+    """Times a request is sent in all, each time to another worker where there is one."""
+    backoff_s: NotNegative = 0.05
+    """A worker that failed is given nothing for so long; doubles with each failure in a row."""
+    breaker_errors: Count = 3
+    """Failures in a row after which a worker counts as unhealthy."""
+    breaker_s: Positive = 5.0
+    """And for how long at first; doubles with each further failure."""
+    breaker_max_s: Positive = 60.0
+    """Up to so long."""
+    no_worker_s: NotNegative = 2.0
+    """A request waits so long for a pool that has no worker alive; then it is answered with 503."""
+
+
+class Timeouts(Section):
+    """How long the gateway waits for a worker."""
+
+    connect_s: Positive = 2.0
+    """For the connection."""
+    first_byte_s: Positive = 600.0
+    """From the request to the response's head."""
+    idle_s: Positive = 120.0
+    """Between two chunks of a stream."""
+
+
+class Health(Section):
+    """How workers are watched."""
+
+    interval_s: Positive = 1.0
+    """Between two looks at ``/health``."""
+    timeout_s: Positive = 2.0
+    """For one look."""
+    failures: Count = 2
+    """Looks in a row that must fail before a worker is taken out; one good look brings it back."""
+    report_interval_s: Positive = 0.5
+    """Between two readings of ``/metrics``."""
