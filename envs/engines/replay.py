@@ -1,0 +1,135 @@
+"""Replaying a measured load in the simulator: what the same requests would have seen there, and what that hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.engines.base import EngineRequest, EventKind
+from envs.engines.sequence import SchedulingPolicy, StepRun
+from envs.engines.sim import SimEngine
+from envs.engines.timing import PS_PER_S, StepTiming
+from predictors.latency.measurements import (
+    CONSTANTS,
+    ClosedLoop,
+    Floats,
+    Latencies,
+    Measurements,
+    Simulated,
+    SimulatedLoop,
+    Slopes,
+)
+from predictors.latency.model import Profile
+
+_STEP_CONSTANTS = CONSTANTS[:5]
+
+
+class StepLedger:
+    """An engine's runs, step by step: when each ended, when its tokens were seen, and what it was made of.
+
+    ``parts`` is (n, 5): by how much each step grows with each of a, b, c, d and the eager floor.
+    """
+
+    def __init__(self, runs: Sequence[StepRun], timing: StepTiming) -> None:
+        columns = np.array(runs, dtype=np.int64).reshape(-1, 8)
+        counts = columns[:, 3]
+        start, first, growth, _, prefill, batch, context, self.tokens = np.repeat(columns, counts, axis=0).T
+        k = np.arange(len(start)) - np.repeat(np.cumsum(counts) - counts, counts)
+        starts = start + first * k + growth * (k * (k - 1) // 2)
+        ends = starts + first + growth * k
+        self.starts, self.ends = starts / PS_PER_S, ends / PS_PER_S
+        self.visible = np.maximum.accumulate(ends + timing.token_overhead * self.tokens) / PS_PER_S
+        ones, zeros = np.ones(len(start)), np.zeros(len(start))
+        self.parts = np.stack([ones, prefill, batch, context + batch * k, zeros], axis=1).astype(np.float64)
+        eager = (prefill > 0) & (prefill + batch > timing.graph_tokens) & (ends - starts <= timing.eager_floor)
+        self.parts[eager] = (0.0, 0.0, 0.0, 0.0, 1.0)
+
+    def parts_until(self, times: Floats) -> Floats:
+        """Sum of parts (m, 5) up to each time; of a step in progress, the share that has passed."""
+        moments = np.stack([self.starts, self.ends], axis=1).ravel()
+        sums = np.cumsum(self.parts, axis=0)
+        before = np.stack([sums - self.parts, sums], axis=1).reshape(-1, self.parts.shape[1])
+        return np.stack([np.interp(times, moments, column) for column in before.T], axis=1)
+
+
+def replay(profile: Profile, load: Measurements, *, policy: SchedulingPolicy = SchedulingPolicy.FCFS) -> Simulated:
+    """Send the load's requests at its times to one simulated engine.
+
+    Raises:
+        ValueError: the profile cannot hold one of the requests.
+    """
+    engine = SimEngine(profile, policy=policy, log_runs=True)
+    count = len(load)
+    for i in range(count):
+        sizes = int(load.prompt_tokens[i]), int(load.output_tokens[i])
+        engine.submit(EngineRequest(str(i), *sizes, arrival=float(load.arrival[i])))
+    first, last = np.full(count, np.nan), np.full(count, np.nan)
+    while (at := engine.next_event_at()) is not None:
+        for event in engine.advance(at + 3600.0):
+            if event.kind is EventKind.REJECTED:
+                raise ValueError(f"{profile.name}: request {event.id} of {load.name} does not fit max_model_len")
+            (first if event.kind is EventKind.FIRST_TOKEN else last)[int(event.id)] = event.at
+    return _explained(StepLedger(engine.runs, StepTiming.of(profile)), profile, load, first, last)
+
+
+def _explained(ledger: StepLedger, profile: Profile, load: Measurements, first: Floats, last: Floats) -> Simulated:
+    """A sequence that is never preempted gets one token a step from its first to its last."""
+    first_step = np.searchsorted(ledger.visible, first - 1e-11)
+    last_step = np.searchsorted(ledger.visible, last - 1e-11)
+    entered = ledger.parts_until(load.arrival + profile.request_overhead_s)
+
+    def slopes(steps: NDArray[np.intp]) -> Floats:
+        parts = ledger.parts_until(ledger.ends[steps]) - entered
+        return np.column_stack([parts, np.ones(len(steps)), ledger.tokens[steps]])
+
+    gaps, gap_slopes = _median_gaps(ledger, first_step, last_step)
+    return Simulated(
+        Latencies(first - load.arrival, last - load.arrival, gaps),
+        Slopes(slopes(first_step), slopes(last_step), gap_slopes),
+    )
+
+
+def _median_gaps(
+    ledger: StepLedger, first_step: NDArray[np.intp], last_step: NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    gaps = np.diff(ledger.visible)
+    medians = np.full(len(first_step), np.nan)
+    slopes = np.zeros((len(first_step), len(CONSTANTS)))
+    for i, (begin, end) in enumerate(zip(first_step, last_step, strict=True)):
+        if end == begin:
+            continue
+        order = begin + np.argsort(gaps[begin:end], kind="stable")
+        middle = order[[(len(order) - 1) // 2, len(order) // 2]]
+        medians[i] = gaps[middle].mean()
+        slopes[i, : len(_STEP_CONSTANTS)] = ledger.parts[middle + 1].mean(axis=0)
+    return medians, slopes
+
+
+def closed_loop(profile: Profile, load: ClosedLoop) -> SimulatedLoop:
+    """Keep ``load.concurrency`` requests in flight, each followed by the next at once; output tokens/s."""
+    engine = SimEngine(profile, log_runs=True)
+    waiting = iter(range(load.requests))
+
+    def send(how_many: int, at: float) -> None:
+        for _, i in zip(range(how_many), waiting, strict=False):
+            engine.submit(EngineRequest(str(i), load.prompt_tokens, load.output_tokens, arrival=at))
+
+    send(load.concurrency, 0.0)
+    finished_at = 0.0
+    while (at := engine.next_event_at()) is not None:
+        ended = [event for event in engine.advance(at) if event.kind is EventKind.FINISHED]
+        finished_at = ended[-1].at if ended else finished_at
+        send(len(ended), at)
+    rate = load.requests * load.output_tokens / finished_at
+    ledger = StepLedger(engine.runs, StepTiming.of(profile))
+    return SimulatedLoop(rate, -rate / finished_at * _time_slopes(ledger, profile, finished_at))
+
+
+def _time_slopes(ledger: StepLedger, profile: Profile, total: float) -> Floats:
+    """Derivatives of the whole run's duration: busy time by its parts, idle time by the overheads that made it."""
+    busy = float((ledger.ends - ledger.starts).sum())
+    overheads = profile.request_overhead_s + profile.token_overhead_s
+    idle = (total - busy) / overheads if overheads else 0.0
+    return np.concatenate([ledger.parts.sum(axis=0), [idle, idle]])

@@ -1,0 +1,134 @@
+"""An engine's profile: its fitted timing, its limits, and how good a model the simulated ladder takes it to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from predictors import artifact
+
+KIND: Final = "profile"
+FILE: Final = "profile.json"
+
+
+class ProfileError(ValueError):
+    """A profile's values contradict each other or are out of range; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How long an engine takes, what it can hold, and what it costs.
+
+    One iteration takes ``a + b·P + c·B + d·S`` seconds: P prefill tokens, B decoding sequences, S the sum of their
+    context lengths (the form of BLIS' black-box model with the attention term added). A prefilling step of more than
+    ``graph_tokens`` tokens runs outside the captured CUDA graphs and takes at least ``eager_floor_s``, the time to
+    launch its kernels. The API server adds ``request_overhead_s`` before a request reaches the engine, and shows a
+    step's tokens ``token_overhead_s`` times the number of those tokens after the step's end.
+    """
+
+    name: str
+    model: str
+    a: float
+    """Seconds a step."""
+    b: float
+    """Seconds a prefill token."""
+    c: float
+    """Seconds a decoding sequence."""
+    d: float
+    """Seconds a token of context of a decoding sequence."""
+    request_overhead_s: float
+    token_overhead_s: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_blocks: int
+    block_size: int
+    """Tokens a KV block."""
+    max_model_len: int
+    cold_start_s: float
+    sleep_s: float
+    """Seconds to fall asleep (level 1: weights go to host memory)."""
+    wake_s: float
+    usd_per_hour: float
+    graph_tokens: int = 512
+    eager_floor_s: float = 0.0
+    scaled_from: str | None = None
+    """The profile this one was computed from; ``None`` for a fitted one."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Signed relative errors on held-out load, for example ``{"e2e_mean": 0.02}``."""
+    skill: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Task family to the probability of a right answer at levels 1, 2, …: an assumption of the simulated ladder."""
+    verbosity: float = 1.0
+    """Multiplies the length of simulated answers."""
+
+    def __post_init__(self) -> None:
+        for name in ("b", "c", "d", "request_overhead_s", "token_overhead_s", "eager_floor_s", "cold_start_s"):
+            _require(getattr(self, name) >= 0.0, f"{name} must not be negative")
+        _require(self.a >= 1e-9, "a must be at least a nanosecond")
+        for name in ("max_num_seqs", "kv_blocks", "block_size", "max_model_len", "graph_tokens"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        _require(self.max_num_batched_tokens >= self.max_num_seqs, "max_num_batched_tokens must be >= max_num_seqs")
+        held = self.kv_blocks * self.block_size
+        _require(held >= self.max_model_len, f"kv_blocks · block_size = {held} must hold max_model_len")
+        for family, levels in self.skill.items():
+            _require(all(0.0 <= p <= 1.0 for p in levels), f"skill[{family!r}] must be probabilities")
+        _require(self.verbosity > 0.0, "verbosity must be positive")
+
+    def step_seconds(self, prefill_tokens: int, decoding: int, context: int) -> float:
+        """Duration of one iteration."""
+        seconds = self.a + self.b * prefill_tokens + self.c * decoding + self.d * context
+        eager = prefill_tokens > 0 and prefill_tokens + decoding > self.graph_tokens
+        return max(seconds, self.eager_floor_s) if eager else seconds
+
+    def accuracy(self, family: str, level: int) -> float | None:
+        """Assumed probability of a right answer at this level (1 = easiest); ``None`` for an unknown family.
+
+        Levels beyond the table count as its hardest one.
+        """
+        levels = self.skill.get(family)
+        return levels[min(max(level, 1), len(levels)) - 1] if levels else None
+
+    def to_json(self) -> str:
+        """The profile as a JSON document."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Profile:
+        """Read :meth:`to_json`'s document.
+
+        Raises:
+            ProfileError: not JSON, a field is missing or unknown, or the values contradict each other.
+        """
+        try:
+            raw = json.loads(text)
+            return cls(**_decode(raw))
+        except (ValueError, TypeError) as error:
+            raise error if isinstance(error, ProfileError) else ProfileError(f"not a profile: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read and verify the artifact folder ``path``, for example ``models/profile/h100-8b/1``.
+
+        Raises:
+            artifact.ArtifactError: missing, tampered, or not a profile.
+        """
+        content = artifact.load(path, kind=KIND).read(FILE)
+        try:
+            return cls.from_json(content)
+        except ProfileError as error:
+            raise artifact.ArtifactSchema(f"{path / FILE}: {error}") from error
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ProfileError(message)
+
+
+def _decode(raw: Any) -> dict[str, Any]:
+    _require(isinstance(raw, dict), "the document must be an object")
+    known = {f.name for f in fields(Profile)}
+    _require(not set(raw) - known, f"unknown fields: {', '.join(sorted(set(raw) - known))}")
+    skill = {family: tuple(levels) for family, levels in raw.get("skill", {}).items()}
+    return {**raw, "skill": skill}

@@ -1,0 +1,140 @@
+"""The jumping engine and the stepping one tell the same story, picosecond for picosecond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.engines.base import EngineEvent, EngineRequest
+from envs.engines.reference import ReferenceEngine
+from envs.engines.sequence import SchedulingPolicy
+from envs.engines.sim import SimEngine
+from predictors.latency.model import Profile
+from tests.envs.engines.profiles import profile
+
+
+@dataclass(frozen=True)
+class Script:
+    """What happens to an engine: requests, cancels, and the times at which it is looked at."""
+
+    profile: Profile
+    policy: SchedulingPolicy
+    requests: tuple[EngineRequest, ...]
+    cancels: tuple[tuple[float, str], ...]
+    looks: tuple[float, ...]
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> Script:
+    block_size = draw(st.sampled_from([1, 4, 16]))
+    longest = draw(st.integers(20, 120))
+    blocks = -(-longest // block_size) + draw(st.integers(0, 12))
+    seats = draw(st.integers(1, 6))
+    shape = profile(
+        block_size=block_size,
+        max_model_len=longest,
+        kv_blocks=blocks,
+        max_num_seqs=seats,
+        max_num_batched_tokens=seats + draw(st.integers(0, 60)),
+        graph_tokens=draw(st.sampled_from([8, 512])),
+        eager_floor_s=draw(st.sampled_from([0.0, 9e-3])),
+        d=draw(st.sampled_from([0.0, 40e-9, 3e-6])),
+        request_overhead_s=draw(st.sampled_from([0.0, 4e-3])),
+        token_overhead_s=draw(st.sampled_from([0.0, 50e-6, 3e-3])),
+    )
+    times = st.floats(0.0, 0.6, allow_nan=False).map(lambda t: round(t, 4))
+    count = draw(st.integers(1, 14))
+    requests = tuple(
+        EngineRequest(
+            id=f"r{i}",
+            prompt_tokens=draw(st.integers(1, longest)),
+            output_tokens=draw(st.integers(1, longest)),
+            priority=draw(st.integers(-1, 1)),
+            arrival=draw(times),
+        )
+        for i in range(count)
+    )
+    cancels = tuple(draw(st.lists(st.tuples(times, st.sampled_from([r.id for r in requests])), max_size=4)))
+    looks = tuple(draw(st.lists(times, max_size=6)))
+    return Script(shape, draw(st.sampled_from(SchedulingPolicy)), requests, cancels, looks)
+
+
+def play(engine: SimEngine | ReferenceEngine, script: Script) -> tuple[list[EngineEvent], list[object]]:
+    """Run a script to its end; all events, and what could be seen at each look."""
+    moments = sorted({0.0, *script.looks, *(r.arrival for r in script.requests), *(at for at, _ in script.cancels)})
+    events: list[EngineEvent] = []
+    seen: list[object] = []
+    for moment in moments:
+        events += engine.advance(moment)
+        for request in script.requests:
+            if request.arrival == moment:
+                engine.submit(request)
+        seen += [engine.cancel(request_id) for at, request_id in script.cancels if at == moment]
+        seen.append(engine.state())
+    events += engine.advance(60.0)
+    seen.append(engine.state())
+    return events, seen
+
+
+def in_order(events: list[EngineEvent]) -> list[EngineEvent]:
+    """Events of one instant may come in any order."""
+    assert [e.at for e in events] == sorted(e.at for e in events)
+    return sorted(events, key=lambda e: (e.at, e.id, e.output_tokens, e.kind))
+
+
+@settings(max_examples=250, deadline=None)
+@given(scripts())
+def test_jumps_equal_steps(script: Script) -> None:
+    fast = SimEngine(script.profile, policy=script.policy)
+    slow = ReferenceEngine(script.profile, policy=script.policy)
+    fast_events, fast_seen = play(fast, script)
+    slow_events, slow_seen = play(slow, script)
+    assert in_order(fast_events) == in_order(slow_events)
+    assert fast_seen == slow_seen
+    assert fast.totals.preemptions == slow.preemptions
+    assert fast.totals.steps == len(slow.step_ends)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scripts(), st.lists(st.floats(0.0, 2.0, allow_nan=False), max_size=30))
+def test_looking_more_often_changes_nothing(script: Script, extra: list[float]) -> None:
+    more = Script(script.profile, script.policy, script.requests, script.cancels, (*script.looks, *extra))
+    once, _ = play(SimEngine(script.profile, policy=script.policy), script)
+    often, _ = play(SimEngine(script.profile, policy=script.policy), more)
+    assert in_order(once) == in_order(often)
+
+
+@pytest.mark.parametrize("policy", list(SchedulingPolicy))
+def test_a_crowded_cache_preempts(policy: SchedulingPolicy) -> None:
+    """The differential test is worth something only if its scripts reach preemption; this one surely does."""
+    crowded = profile(kv_blocks=8, max_model_len=128, max_num_batched_tokens=300)
+    requests = tuple(EngineRequest(f"r{i}", 30, 80, priority=-i, arrival=0.0) for i in range(4))
+    script = Script(crowded, policy, requests, (), ())
+    fast, slow = SimEngine(crowded, policy=policy), ReferenceEngine(crowded, policy=policy)
+    assert in_order(play(fast, script)[0]) == in_order(play(slow, script)[0])
+    assert fast.totals.preemptions > 0
+
+
+def test_the_reference_follows_its_own_next_event_times() -> None:
+    engine = ReferenceEngine(profile())
+    engine.submit(EngineRequest("a", 40, 5, arrival=1.0))
+    events: list[EngineEvent] = []
+    while (at := engine.next_event_at()) is not None:
+        events += engine.advance(at)
+    assert [e.kind.value for e in events] == ["first_token", "finished"]
+
+
+def test_the_reference_refuses_what_the_engine_refuses() -> None:
+    engine = ReferenceEngine(profile())
+    engine.submit(EngineRequest("a", 40, 5, arrival=1.0))
+    with pytest.raises(ValueError, match="in use"):
+        engine.submit(EngineRequest("a", 40, 5, arrival=1.0))
+    with pytest.raises(ValueError, match="at least 1"):
+        engine.submit(EngineRequest("b", 40, 0, arrival=1.0))
+    engine.advance(2.0)
+    with pytest.raises(ValueError, match="before the clock"):
+        engine.submit(EngineRequest("c", 40, 5, arrival=1.0))
+    assert engine.cancel("nobody") is False
