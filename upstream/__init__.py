@@ -1,0 +1,1 @@
+"""Speaking to an OpenAI-compatible server: pooled streaming HTTP client, SSE, vLLM's endpoints and metrics. A leaf."""
