@@ -1,0 +1,48 @@
+"""Stage ``admit``: whether a request is taken."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from controller.protocols import AdmitContext, Options, Resources
+from controller.types import Rejected
+
+_RETRY_MAX_S = 60.0
+
+
+class BoundedOptions(Options):
+    """Options of ``bounded``."""
+
+    tenant_share: float = Field(1.0, gt=0, le=1)
+    """Share of the queue that one tenant may fill; below 1, a flood from one leaves room for the others."""
+
+
+class Bounded:
+    """Admits while the queue is not full, as a whole and by tenant."""
+
+    name = "bounded"
+
+    def __init__(self, options: BoundedOptions) -> None:
+        self._options = options
+
+    @classmethod
+    def create(cls, options: BoundedOptions, resources: Resources) -> Bounded:
+        return cls(options)
+
+    def admit(self, context: AdmitContext) -> Rejected | None:
+        queued = context.view.queued
+        if queued >= context.max_queue:
+            return _full(context, f"the queue is full: {queued} requests wait, {context.max_queue} at most")
+        allowed = max(1, math.floor(self._options.tenant_share * context.max_queue))
+        if context.queued_by_tenant >= allowed:
+            tenant = context.ticket.tenant
+            return _full(context, f"tenant {tenant!r} has {allowed} requests waiting, its share of the queue")
+        return None
+
+
+def _full(context: AdmitContext, message: str) -> Rejected:
+    wait = min(context.view.pool(pool).expected_wait_s for pool in context.pools)
+    retry_after = min(_RETRY_MAX_S, max(1.0, math.ceil(wait / 2) if math.isfinite(wait) else _RETRY_MAX_S))
+    return Rejected(context.ticket.id, 429, "queue_full", message, retry_after)

@@ -1,0 +1,70 @@
+"""From the queues to the workers: whose turn it is, which ticket, which worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from controller.errors import ControlError
+from controller.fleet import Fleet, PoolState, WorkerState
+from controller.protocols import PlaceContext, Stages
+from controller.tally import Outcome, Tally
+from controller.tickets import Stand, TicketState
+from controller.types import Choice, Dispatch
+from controller.waiting import WaitingRoom
+
+
+class Dispatcher:
+    """Sends tickets while there is room."""
+
+    def __init__(self, fleet: Fleet, waiting: WaitingRoom, stages: Stages, tally: Tally, seed: int) -> None:
+        self._fleet = fleet
+        self._waiting = waiting
+        self._order = stages.order
+        self._fairness = stages.fairness
+        self._place = stages.place
+        self._tally = tally
+        self._random = np.random.default_rng([seed, 1])
+
+    def send(self, now: float) -> Iterator[Dispatch]:
+        """As many requests as the in-flight limits allow, pool by pool."""
+        for pool in self._fleet.pools.values():
+            while pool.queued and (free := pool.with_room()):
+                yield self._next(pool, free, now)
+
+    def _next(self, pool: PoolState, free: Sequence[WorkerState], now: float) -> Dispatch:
+        standing = self._fairness.standing(pool.name)
+        group = self._fairness.pick(pool.name)
+        state = self._waiting.take(pool, group, now)
+        if standing:
+            state.choices.append(Choice("fairness", self._fairness.name, group, standing))
+        fallback = state.unranked if self._order.needs else None
+        state.choices.append(Choice("order", self._order.name, f"key {state.key:.3f}", fallback=fallback))
+        for signal in state.wanted:
+            self._tally.count("score", signal.value, Outcome.SKIPPED)
+        state.wanted = frozenset()
+        if state.avoid:
+            free = [worker for worker in free if worker.name not in state.avoid] or free
+        return self._start(state, self._worker(state, pool, free, now), now)
+
+    def _worker(self, state: TicketState, pool: PoolState, free: Sequence[WorkerState], now: float) -> WorkerState:
+        views = tuple([worker.view or worker.snapshot() for worker in free])
+        choice = self._place.choose(PlaceContext(state.ticket, pool.snapshot(), views, now, self._random))
+        state.choices.append(choice)
+        for worker in free:
+            if worker.spec.name == choice.chosen:
+                self._place.placed(state.ticket, choice.chosen)
+                return worker
+        raise ControlError(f"place {self._place.name} chose {choice.chosen!r}, which has no room")
+
+    def _start(self, state: TicketState, worker: WorkerState, now: float) -> Dispatch:
+        state.stand = Stand.RUNNING
+        state.worker = worker
+        state.attempts += 1
+        state.dispatched_at = now
+        self._fleet.start(worker, state.ticket.id, state.work, now)
+        spec = worker.spec
+        priority = self._order.engine_priority(state.key) if spec.priority_scheduling else None
+        model = worker.pool.spec.model
+        return Dispatch(state.ticket.id, spec.pool, spec.name, spec.url, model, priority, state.attempts)

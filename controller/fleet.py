@@ -1,0 +1,376 @@
+"""The fleet as the control plane keeps it: workers, their phases, and what each has to do.
+
+Load is counted at dispatch, so that decisions between two reports see each other. A worker's report adds what others
+have sent there: whatever it shows beyond those of our requests that it can have known of when it was read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from operator import is_
+
+from controller.errors import DuplicateWorker, UnknownPool, UnknownWorker
+from controller.rates import ArrivalRate, ServiceRate
+from controller.settings import ControlSettings
+from controller.tokens import OutputEstimator, PromptCounter
+from controller.types import PoolName, PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
+from controller.view import FleetView, PoolView, WorkerView
+
+_ALIVE = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.SLEEPING})
+_COMING = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
+_REMEMBERED_ENDS = 1024
+
+
+class WorkerState:
+    """One worker, mutable; belongs to the fleet."""
+
+    __slots__ = (
+        "accepts",
+        "blocked_until",
+        "dispatched",
+        "ends",
+        "errors",
+        "external",
+        "failed_at",
+        "limit",
+        "phase",
+        "pool",
+        "removed",
+        "report",
+        "running",
+        "serves",
+        "spec",
+        "view",
+        "work",
+    )
+
+    def __init__(self, spec: WorkerSpec, pool: PoolState, phase: WorkerPhase) -> None:
+        self.spec = spec
+        self.pool = pool
+        self.phase = phase
+        self.removed = False
+        self.limit = spec.max_inflight
+        self.work = 0
+        self.dispatched = 0
+        self.running: dict[TicketId, float] = {}
+        """Ticket → when it was dispatched."""
+        self.ends: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_ENDS)
+        """(dispatched, ended) of requests that a report still under way may have counted."""
+        self.external = 0
+        self.report: WorkerReport | None = None
+        self.errors = 0
+        self.failed_at = float("-inf")
+        self.blocked_until: float | None = None
+        self.view: WorkerView | None = None
+        self.serves = False
+        """Whether new requests may be sent there at all; kept by ``stand``."""
+        self.accepts = False
+        """And whether they may be sent now, but for the in-flight limit."""
+
+    @property
+    def name(self) -> WorkerName:
+        return self.spec.name
+
+    @property
+    def broken(self) -> bool:
+        """Kept out because of repeated errors."""
+        return self.blocked_until is not None and self.limit == 0
+
+    def stand(self) -> None:
+        """Phase, limit or block have changed."""
+        self.serves = self.phase is WorkerPhase.READY and not self.removed and not self.broken
+        self.accepts = self.serves and self.blocked_until is None
+
+    def changed(self) -> None:
+        self.view = None
+        self.pool.view = None
+
+    def snapshot(self) -> WorkerView:
+        view = self.view
+        if view is None:
+            limit = max(1, self.limit)
+            view = self.view = WorkerView(
+                self.spec.name,
+                self.spec.pool,
+                WorkerPhase.UNHEALTHY if self.broken else self.phase,
+                limit,
+                len(self.running),
+                self.work,
+                self.external,
+                (self.work + self.external * self.pool.output.mean) / limit,
+                self.dispatched,
+                self.removed,
+                self.report,
+            )
+        return view
+
+
+class PoolState:
+    """One pool, mutable; belongs to the fleet."""
+
+    __slots__ = (
+        "alive",
+        "coming",
+        "limit",
+        "output",
+        "prompt",
+        "queued",
+        "queued_work",
+        "rate",
+        "ready",
+        "spec",
+        "unavailable_since",
+        "view",
+        "workers",
+    )
+
+    def __init__(self, spec: PoolSpec, settings: ControlSettings) -> None:
+        self.spec = spec
+        self.workers: dict[WorkerName, WorkerState] = {}
+        self.queued = 0
+        self.queued_work = 0
+        self.ready = 0
+        self.coming = 0
+        self.alive = 0
+        self.limit = 0
+        self.unavailable_since: float | None = float("-inf")
+        """When the last worker alive was lost; ``None`` while there is one."""
+        self.prompt = PromptCounter(settings.chars_per_token)
+        self.output = OutputEstimator(settings.default_output_tokens)
+        self.rate = ServiceRate(settings.service_rates.get(spec.name, settings.default_service_rate))
+        self.view: PoolView | None = None
+
+    @property
+    def name(self) -> PoolName:
+        return self.spec.name
+
+    def with_room(self) -> list[WorkerState]:
+        """Workers that may be sent a request now."""
+        return [w for w in self.workers.values() if w.accepts and len(w.running) < w.limit]
+
+    def wait(self, tickets: int, work: int, now: float) -> None:
+        """So many more (or fewer) tickets wait here."""
+        self.queued += tickets
+        self.queued_work += work
+        self.rate.waiting(self.queued > 0, now)
+        self.view = None
+
+    def recount(self, now: float) -> None:
+        """A worker came, went, or changed its phase."""
+        workers = self.workers.values()
+        for worker in workers:
+            worker.stand()
+        self.ready = sum(worker.serves for worker in workers)
+        self.limit = sum(worker.limit for worker in workers if worker.serves)
+        self.coming = sum(worker.phase in _COMING and not worker.removed for worker in workers)
+        alive = sum(worker.phase in _ALIVE and not worker.removed and not worker.broken for worker in workers)
+        if alive:
+            self.unavailable_since = None
+        elif self.unavailable_since is None:
+            self.unavailable_since = now
+        self.alive = alive
+        self.view = None
+
+    def snapshot(self) -> PoolView:
+        view = self.view
+        if view is None:
+            inflight = work = reported = 0
+            kv_usage = 0.0
+            for worker in self.workers.values():
+                if worker.serves:
+                    inflight += len(worker.running)
+                    work += worker.work
+                    if worker.report is not None:
+                        reported += 1
+                        kv_usage += worker.report.kv_usage
+            view = self.view = PoolView(
+                self.spec,
+                tuple([worker.view or worker.snapshot() for worker in self.workers.values()]),
+                self.ready,
+                self.coming,
+                inflight,
+                self.limit,
+                self.queued,
+                self.queued_work,
+                work,
+                self.rate.value * self.ready,
+                self.output.mean,
+                kv_usage / reported if reported else 0.0,
+            )
+        return view
+
+
+class Fleet:
+    """All pools and workers."""
+
+    def __init__(self, pools: Sequence[PoolSpec], settings: ControlSettings) -> None:
+        self._settings = settings
+        self.pools: dict[PoolName, PoolState] = {spec.name: PoolState(spec, settings) for spec in pools}
+        if len(self.pools) != len(pools):
+            raise ValueError("two pools have the same name")
+        self._index = {name: position for position, name in enumerate(self.pools)}
+        self._workers: dict[WorkerName, WorkerState] = {}
+        self._blocked: dict[WorkerName, WorkerState] = {}
+        self._view: FleetView | None = None
+        self._fast = ArrivalRate(settings.arrivals_fast_s)
+        self._slow = ArrivalRate(settings.arrivals_slow_s)
+
+    def worker(self, name: WorkerName) -> WorkerState:
+        """The worker of this name; :class:`UnknownWorker` if there is none."""
+        if name not in self._workers:
+            raise UnknownWorker(f"no worker is called {name!r}")
+        return self._workers[name]
+
+    def __iter__(self) -> Iterator[WorkerState]:
+        return iter(self._workers.values())
+
+    def add(self, spec: WorkerSpec, phase: WorkerPhase, now: float) -> None:
+        """A worker joins.
+
+        Raises:
+            UnknownPool: its pool is not in the fleet.
+            DuplicateWorker: another worker has its name.
+        """
+        if spec.pool not in self.pools:
+            raise UnknownPool(f"worker {spec.name!r} names pool {spec.pool!r}; known: {', '.join(self.pools)}")
+        if spec.name in self._workers:
+            raise DuplicateWorker(f"a worker called {spec.name!r} is already there")
+        if spec.max_inflight < 1:
+            raise ValueError(f"worker {spec.name!r}: max_inflight must be at least 1, not {spec.max_inflight}")
+        pool = self.pools[spec.pool]
+        # A worker that was removed with requests still running may share the name; its requests keep hold of it.
+        self._workers[spec.name] = pool.workers[spec.name] = WorkerState(spec, pool, phase)
+        pool.recount(now)
+
+    def remove(self, name: WorkerName, now: float) -> None:
+        """A worker leaves. Requests still running there may finish; it is shown until the last one has."""
+        worker = self.worker(name)
+        del self._workers[name]
+        self._blocked.pop(name, None)
+        worker.removed = True
+        worker.changed()
+        self._vanish(worker)
+        worker.stand()
+        worker.pool.recount(now)
+
+    def set_phase(self, name: WorkerName, phase: WorkerPhase, now: float) -> WorkerPhase:
+        """The driver says where a worker stands; gives its phase before. Becoming ready wipes out earlier errors."""
+        worker = self.worker(name)
+        before, worker.phase = worker.phase, phase
+        if phase is WorkerPhase.READY and before is not phase:
+            self._blocked.pop(name, None)
+            worker.blocked_until = None
+            worker.errors = 0
+            worker.limit = worker.spec.max_inflight
+        if before is not phase:
+            worker.changed()
+            worker.pool.recount(now)
+        return before
+
+    def report(self, name: WorkerName, report: WorkerReport) -> None:
+        """Reconcile our own account with a worker's reading."""
+        worker = self.worker(name)
+        if worker.report is not None and report.at < worker.report.at:
+            return
+        ours = sum(dispatched <= report.at for dispatched in worker.running.values())
+        ours += sum(dispatched <= report.at < ended for dispatched, ended in worker.ends)
+        worker.report = report
+        worker.external = max(0, report.running + report.waiting - ours)
+        worker.changed()
+
+    def arrived(self, now: float) -> None:
+        """A request came in, whatever becomes of it."""
+        self._view = None
+        self._fast.observe(now)
+        self._slow.observe(now)
+
+    def start(self, worker: WorkerState, ticket: TicketId, work: int, now: float) -> None:
+        """A request is sent to a worker."""
+        worker.running[ticket] = now
+        worker.work += work
+        worker.dispatched += 1
+        worker.changed()
+
+    def progress(self, worker: WorkerState, done: int, left: int, now: float) -> None:
+        """A request has had ``done`` token-work done, which changes what is left of it by ``left``."""
+        worker.work += left
+        worker.changed()
+        worker.pool.rate.done(done, worker.pool.ready, now)
+
+    def end(self, worker: WorkerState, ticket: TicketId, left: int, now: float) -> None:
+        """A request has left a worker with ``left`` token-work outstanding."""
+        worker.ends.append((worker.running.pop(ticket), now))
+        worker.work -= left
+        worker.changed()
+        self._vanish(worker)
+
+    def failed(self, worker: WorkerState, dispatched_at: float, now: float, *, busy: bool) -> None:
+        """A request failed there: give the worker nothing for a while, longer each time, as unhealthy in the end.
+
+        Requests that were under way when it failed last tell nothing new. ``busy`` is a refusal, not a fault.
+        """
+        if worker.removed or (dispatched_at <= worker.failed_at and not busy):
+            return
+        pause = self._settings.retry_backoff_s if busy else self._count_error(worker, now)
+        worker.blocked_until = max(now + pause, worker.blocked_until or now)
+        self._blocked[worker.name] = worker
+        worker.changed()
+        worker.pool.recount(now)
+
+    def succeeded(self, worker: WorkerState, now: float) -> None:
+        """A request got an answer there."""
+        if worker.errors and not worker.removed and worker.blocked_until is None:
+            worker.errors = 0
+            worker.limit = worker.spec.max_inflight
+            worker.changed()
+            worker.pool.recount(now)
+
+    def unblock(self, now: float) -> bool:
+        """Let workers back whose time is up, on probation if they were unhealthy; true if there were any."""
+        due = [worker for worker in self._blocked.values() if (worker.blocked_until or 0.0) <= now]
+        for worker in due:
+            del self._blocked[worker.name]
+            worker.blocked_until = None
+            worker.limit = worker.limit or 1
+            worker.changed()
+            worker.pool.recount(now)
+        return bool(due)
+
+    def next_unblock(self) -> float | None:
+        """When the next blocked worker comes back."""
+        return min((worker.blocked_until or 0.0 for worker in self._blocked.values()), default=None)
+
+    def forget_stale(self, now: float) -> None:
+        """Drop reports that are too old to say anything."""
+        for worker in self._workers.values():
+            if worker.report is not None and now - worker.report.at > self._settings.report_stale_s:
+                worker.report = None
+                worker.external = 0
+                worker.changed()
+
+    def view(self, now: float, open_tickets: int) -> FleetView:
+        """The fleet as it stands. Only what changed since the last call is built anew."""
+        last = self._view
+        pools = tuple([pool.view or pool.snapshot() for pool in self.pools.values()])
+        if last is not None and last.at == now and last.open == open_tickets and all(map(is_, last.pools, pools)):
+            return last
+        fast, slow = self._fast.value(now), self._slow.value(now)
+        self._view = FleetView(now, pools, self._index, open_tickets, fast, slow)
+        return self._view
+
+    def _count_error(self, worker: WorkerState, now: float) -> float:
+        settings = self._settings
+        worker.errors += 1
+        worker.failed_at = now
+        beyond = worker.errors - settings.breaker_errors
+        if beyond < 0:
+            return settings.retry_backoff_s * 2.0 ** (worker.errors - 1)
+        worker.limit = 0
+        return min(settings.breaker_max_s, settings.breaker_s * 2.0 ** min(beyond, 30))
+
+    def _vanish(self, worker: WorkerState) -> None:
+        mine = worker.pool.workers.get(worker.name)
+        if worker.removed and not worker.running and mine is worker:
+            del worker.pool.workers[worker.name]
+            worker.pool.view = None

@@ -1,0 +1,129 @@
+"""From a request to a ticket that waits: what it may mean, who can serve it, whether it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from controller.eligibility import eligible, refusal
+from controller.errors import UnknownPool, suggestion
+from controller.fleet import Fleet, PoolState
+from controller.protocols import AdmitContext, AdmitStage, ScaleStage
+from controller.settings import ControlSettings
+from controller.tickets import TicketState
+from controller.types import Alternative, Choice, PoolName, Rejected, Ticket
+from controller.waiting import WaitingRoom
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What one model name stands for."""
+
+    pools: tuple[PoolState, ...]
+    """In the order of the alias."""
+    ladder: tuple[PoolState, ...]
+    """The same, lowest tier first."""
+
+
+class Intake:
+    """Turns requests into tickets, or refuses them."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        waiting: WaitingRoom,
+        admit: AdmitStage,
+        scale: ScaleStage,
+        aliases: Mapping[str, Sequence[PoolName]],
+        settings: ControlSettings,
+    ) -> None:
+        self._fleet = fleet
+        self._waiting = waiting
+        self._admit = admit
+        self._scale = scale
+        self._settings = settings
+        self._targets = _targets(fleet, aliases)
+        self._admitted = Choice("admit", admit.name, "admitted")
+        self._serial = 0
+
+    def models(self) -> Mapping[str, tuple[PoolName, ...]]:
+        """Every model name that a client may ask for, and the pools it stands for."""
+        return {name: tuple(pool.name for pool in target.pools) for name, target in self._targets.items()}
+
+    def receive(self, ticket: Ticket, now: float) -> TicketState | Rejected:
+        """A ticket that may wait now, or the refusal."""
+        target = self._targets.get(ticket.model)
+        if target is None:
+            hint = suggestion(ticket.model, self._targets)
+            return Rejected(ticket.id, 404, "model_not_found", f"no model is called {ticket.model!r}{hint}")
+        verdict = eligible(ticket, self._settings.tenant(ticket.tenant), target.pools)
+        if not verdict.pools:
+            return refusal(ticket, target.pools, verdict.dropped)
+        if not any(self.reachable(pool, now) for pool in verdict.pools):
+            return no_worker(ticket, verdict.pools)
+        if self._expiry(ticket, now) <= now:
+            return Rejected(ticket.id, 504, "deadline_exceeded", "its deadline had passed when it arrived")
+        rejected = self._admit.admit(self._context(ticket, verdict.pools, now))
+        if rejected is not None:
+            return rejected
+        self._serial += 1
+        state = TicketState(ticket, self._serial, now, target.ladder, verdict.pools)
+        state.expires_at = self._expiry(ticket, now)
+        state.choices.append(self._admitted)
+        if not state.is_open():
+            state.choices.append(_pinned(verdict.pools[0], verdict.dropped))
+        return state
+
+    def reachable(self, pool: PoolState, now: float) -> bool:
+        """Whether waiting for this pool makes sense: a worker is alive, was a moment ago, or may be started."""
+        since = pool.unavailable_since
+        return since is None or now - since < self._settings.no_worker_s or self._scale.starts(pool.name)
+
+    def _context(self, ticket: Ticket, pools: Sequence[PoolState], now: float) -> AdmitContext:
+        return AdmitContext(
+            ticket,
+            self._fleet.view(now, self._waiting.open),
+            tuple([pool.spec.name for pool in pools]),
+            self._waiting.of_tenant(ticket.tenant),
+            self._settings.max_queue,
+            now,
+        )
+
+    def _expiry(self, ticket: Ticket, now: float) -> float:
+        limit = now + self._settings.max_queue_s
+        if ticket.deadline is None or not self._settings.drop_late:
+            return limit
+        return min(limit, ticket.deadline)
+
+
+def no_worker(ticket: Ticket, pools: Sequence[PoolState]) -> Rejected:
+    """No worker can serve the ticket now, and none is on its way."""
+    names = ", ".join(pool.name for pool in pools)
+    message = f"no worker of {names} is available" if names else "no worker is available"
+    return Rejected(ticket.id, 503, "no_worker", message, retry_after=5.0)
+
+
+def _pinned(pool: PoolState, dropped: tuple[Alternative, ...]) -> Choice:
+    return Choice("tier", "pinned", pool.spec.name, dropped)
+
+
+def _targets(fleet: Fleet, aliases: Mapping[str, Sequence[PoolName]]) -> dict[str, _Target]:
+    named: dict[str, list[PoolState]] = {}
+    for pool in fleet.pools.values():
+        named.setdefault(pool.spec.model, []).append(pool)
+    for pool in fleet.pools.values():
+        named[pool.name] = [pool]
+    for alias, pools in aliases.items():
+        if not pools:
+            raise UnknownPool(f"alias {alias!r} stands for no pool")
+        for name in pools:
+            if name not in fleet.pools:
+                raise UnknownPool(
+                    f"alias {alias!r} stands for {name!r}, which is no pool{suggestion(name, fleet.pools)}"
+                )
+        named[alias] = [fleet.pools[name] for name in pools]
+    return {name: _Target(tuple(pools), tuple(sorted(pools, key=_rank))) for name, pools in named.items()}
+
+
+def _rank(pool: PoolState) -> tuple[int, str]:
+    return pool.spec.tier, pool.spec.name

@@ -1,0 +1,133 @@
+"""What a best-effort policy sees of one decision: a fixed row of numbers, the same in training and in production.
+
+Only what a gateway can know: predictions, its own accounts, its workers' reports. Raw units; normalisation is part of
+the policy. For each of the codec's slots (pools of the requested model, lowest tier first; slots left over are zero):
+
+    quality        expected quality of the pool's answer, 0 to 1: predicted, else the pool's prior
+    inflight       requests in flight over the pool's in-flight limit, 0 to 2
+    queued         tickets queued over the same limit, 0 to 10
+    wait_s         seconds of work in front of the pool's ready workers, 0 to 60
+    kv_usage       share of the KV cache in use, 0 to 1
+
+and for the request and the moment:
+
+    output_tokens  ln(1 + output tokens expected)
+    prompt_tokens  ln(1 + prompt tokens)
+    slack_s        seconds to the deadline, −10 to 120; 120 without one
+    arrivals_fast  requests per second arriving, averaged over seconds
+    arrivals_slow  the same, averaged over half a minute
+
+A pool without a ready worker shows as full.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.protocols import TierContext
+from controller.types import PoolName
+from predictors.artifact import feature_hash
+
+_POOL: Final = (("quality", 0.0, 1.0), ("inflight", 0.0, 2.0), ("queued", 0.0, 10.0), ("wait_s", 0.0, 60.0),
+                ("kv_usage", 0.0, 1.0))  # fmt: skip
+_REQUEST: Final = (("output_tokens", 0.0, 14.0), ("prompt_tokens", 0.0, 14.0), ("slack_s", -10.0, 120.0),
+                   ("arrivals_fast", 0.0, 1e4), ("arrivals_slow", 0.0, 1e4))  # fmt: skip
+
+Observation = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Codec:
+    """Encodes decisions between up to ``slots`` pools; action i means the pool of slot i."""
+
+    def __init__(self, slots: int) -> None:
+        if slots < 1:
+            raise ValueError(f"a codec needs at least one slot, not {slots}")
+        self.slots = slots
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Feature names in order; the artifact's feature schema."""
+        pools = [f"pool{slot}.{name}" for slot in range(self.slots) for name, _, _ in _POOL]
+        return (*pools, *(name for name, _, _ in _REQUEST))
+
+    @cached_property
+    def hash(self) -> str:
+        """Identifies the schema; an artifact's ``feature_hash`` must equal it."""
+        return feature_hash(self.names)
+
+    @property
+    def size(self) -> int:
+        """Numbers in an observation."""
+        return self.slots * len(_POOL) + len(_REQUEST)
+
+    @cached_property
+    def low(self) -> Observation:
+        """The least value of each feature."""
+        return np.array([low for _, low, _ in (*_POOL * self.slots, *_REQUEST)], np.float32)
+
+    @cached_property
+    def high(self) -> Observation:
+        """The greatest value of each feature."""
+        return np.array([high for _, _, high in (*_POOL * self.slots, *_REQUEST)], np.float32)
+
+    def fits(self, context: TierContext) -> bool:
+        """Whether there is a slot for every pool of the requested model."""
+        return len(context.ladder) <= self.slots
+
+    def encode(self, context: TierContext) -> Observation:
+        """The observation (size,), clipped to ``low`` and ``high``; :class:`ValueError` where pools do not fit."""
+        if not self.fits(context):
+            raise ValueError(f"{len(context.ladder)} pools do not fit into {self.slots} slots")
+        values: list[float] = []
+        for name in context.ladder:
+            values += _pool(context, name)
+        values += [0.0] * (len(_POOL) * (self.slots - len(context.ladder)))
+        values += _request(context)
+        return np.clip(np.array(values, np.float32), self.low, self.high)
+
+    def mask(self, context: TierContext) -> Mask:
+        """Which actions (slots,) are allowed."""
+        mask = np.zeros(self.slots, np.bool_)
+        for slot, name in enumerate(context.ladder[: self.slots]):
+            mask[slot] = name in context.pools
+        return mask
+
+    def used(self, context: TierContext) -> Mask:
+        """Which features (size,) belong to a pool that exists, or to the request."""
+        used = np.ones(self.size, np.bool_)
+        used[len(context.ladder) * len(_POOL) : self.slots * len(_POOL)] = False
+        return used
+
+
+def _pool(context: TierContext, name: PoolName) -> tuple[float, float, float, float, float]:
+    pool = context.view.pool(name)
+    quality = None if context.scores is None else context.scores.quality
+    expected = pool.spec.prior_quality if quality is None else quality.get(name, pool.spec.prior_quality)
+    if not pool.limit:
+        return expected, 2.0, 10.0, 60.0, pool.kv_usage
+    return expected, pool.inflight / pool.limit, pool.queued / pool.limit, pool.expected_wait_s, pool.kv_usage
+
+
+def _request(context: TierContext) -> tuple[float, float, float, float, float]:
+    deadline = context.ticket.deadline
+    return (
+        math.log1p(_output_tokens(context)),
+        math.log1p(context.prompt_tokens),
+        120.0 if deadline is None else deadline - context.now,
+        context.view.arrivals_fast,
+        context.view.arrivals_slow,
+    )
+
+
+def _output_tokens(context: TierContext) -> float:
+    tokens = None if context.scores is None else context.scores.output_tokens
+    if tokens is None:
+        tokens = sum(context.view.pool(name).typical_output for name in context.ladder) / len(context.ladder)
+    limit = context.ticket.max_tokens
+    return tokens if limit is None else min(tokens, limit)

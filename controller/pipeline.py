@@ -1,0 +1,406 @@
+"""The control plane: events in, decisions out.
+
+    submit → (on_scores) → dispatch → on_first_token → on_tokens … → on_finish
+                              ↑  └─ on_worker_error ─┘          on_abort at any time; tick for what time brings about
+
+Sans-IO: one thread calls these methods, with a ``now`` that never goes back. The same calls give the same decisions.
+Every submitted ticket ends exactly once, in one decision record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from controller.dispatcher import Dispatcher
+from controller.errors import ControlError, UnknownTicket
+from controller.fleet import Fleet, WorkerState
+from controller.intake import Intake, no_worker
+from controller.protocols import Move, Signal, Stages, TierContext
+from controller.records import RecordLog
+from controller.running import Running
+from controller.settings import ControlSettings
+from controller.tally import Outcome, Tally
+from controller.tickets import Stand, TicketState, pool_of, worker_of
+from controller.tiering import Tiering
+from controller.types import (
+    Admitted,
+    Choice,
+    DecisionRecord,
+    Dispatch,
+    PoolName,
+    PoolSpec,
+    Rejected,
+    Requeued,
+    Result,
+    Scale,
+    Scores,
+    Tick,
+    Ticket,
+    TicketId,
+    Usage,
+    WorkerName,
+    WorkerPhase,
+    WorkerReport,
+    WorkerSpec,
+)
+from controller.view import FleetView, TicketView
+from controller.waiting import WaitingRoom
+
+BUSY = "busy"
+"""Code of a worker that refused a request because it has too many; any other counts as a fault of the worker."""
+_ENDED_REMEMBERED = 16_384
+_FRESH = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
+
+
+class ControlPlane:
+    """Decides for every ticket which pool answers, when, and on which worker; and how many replicas there should be.
+
+    ``aliases`` maps model names to the pools they stand for; pools answer to their own and their models' names anyway.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[PoolSpec],
+        stages: Stages,
+        *,
+        aliases: Mapping[str, Sequence[PoolName]] | None = None,
+        settings: ControlSettings | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.stages = stages
+        self.settings = settings or ControlSettings()
+        self.records = RecordLog(self.settings.recent_records, self.settings.pending_records)
+        self._fleet = Fleet(pools, self.settings)
+        self._waiting = WaitingRoom(stages.order, stages.fairness, self.settings)
+        self._intake = Intake(self._fleet, self._waiting, stages.admit, stages.scale, aliases or {}, self.settings)
+        self._tally = Tally()
+        self._tiering = Tiering(stages.tier, self._tally, seed)
+        for signal in sorted(stages.tier.needs | stages.order.needs):
+            self._tally.expect("score", signal.value)
+        self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._tally, seed)
+        self._running = Running(self._fleet, stages.fairness, self.settings)
+        self._tickets: dict[TicketId, TicketState] = {}
+        self._ended: dict[TicketId, None] = {}
+        self._late: list[Rejected] = []
+        self._next_scale = float("-inf")
+
+    # The fleet
+
+    def add_worker(self, spec: WorkerSpec, now: float, phase: WorkerPhase = WorkerPhase.READY) -> None:
+        """A worker joins; :class:`UnknownPool` or :class:`DuplicateWorker` if it cannot."""
+        self._fleet.add(spec, phase, now)
+        self.stages.place.forget(spec.name)
+        self._rehome(now)
+
+    def remove_worker(self, name: WorkerName, now: float) -> None:
+        """A worker leaves and gets nothing new; what runs there may still finish or fail."""
+        self._fleet.remove(name, now)
+        self.stages.place.forget(name)
+        self._rehome(now)
+
+    def set_phase(self, name: WorkerName, phase: WorkerPhase, now: float) -> None:
+        """A worker is now ready, unhealthy, draining, …; becoming ready wipes out the errors counted before."""
+        before = self._fleet.set_phase(name, phase, now)
+        if before in _FRESH and phase is WorkerPhase.READY:
+            self.stages.place.forget(name)
+        self._rehome(now)
+
+    def on_worker_report(self, name: WorkerName, report: WorkerReport, now: float) -> None:
+        """A worker's own metrics were read."""
+        self._fleet.report(name, report)
+
+    # A ticket's life
+
+    def submit(self, ticket: Ticket, now: float) -> Admitted | Rejected:
+        """A request came in. :class:`ControlError` if its id is in use or was a moment ago."""
+        if ticket.id in self._tickets or ticket.id in self._ended:
+            raise ControlError(f"ticket {ticket.id!r} was submitted before")
+        self._fleet.arrived(now)
+        state = self._intake.receive(ticket, now)
+        if isinstance(state, Rejected):
+            self._refused(ticket, state, now)
+            return state
+        self._tickets[ticket.id] = state
+        if state.is_open() and self.stages.tier.needs:
+            self._waiting.hold(state)
+            self._want(state, self.stages.tier.needs | self.stages.order.needs)
+        else:
+            self._settle(state, now)
+        return Admitted(ticket.id, bool(state.wanted))
+
+    def on_scores(self, ticket: TicketId, scores: Scores | None, now: float, why: str = "no_scores") -> None:
+        """The ticket's scores came, or will not come (``None``, and ``why``). Late ones only re-order the queue."""
+        state = self._find(ticket)
+        if state is None or state.stand is Stand.RUNNING:
+            return
+        self._count_signals(state, scores, why)
+        state.scores = scores or state.scores
+        if state.stand is Stand.OPEN:
+            self._choose(state, why, now)
+        elif scores is not None:
+            self._waiting.rekey(state, now)
+
+    def dispatch(self, now: float) -> tuple[Dispatch, ...]:
+        """Requests to send now: as many as the workers' in-flight limits allow."""
+        if self._fleet.unblock(now):
+            self._rehome(now)
+        self._expire(now)
+        return tuple(self._dispatcher.send(now))
+
+    def on_first_token(self, ticket: TicketId, now: float) -> None:
+        """The worker began to answer."""
+        state = self._served(ticket)
+        if state is not None:
+            self._running.first_token(state, now)
+
+    def on_tokens(self, ticket: TicketId, total_output_tokens: int, now: float) -> None:
+        """The answer has so many tokens by now, in all."""
+        state = self._served(ticket)
+        if state is not None:
+            self._running.tokens(state, total_output_tokens, now)
+
+    def on_finish(self, ticket: TicketId, usage: Usage | None, now: float) -> None:
+        """The answer is complete. ``usage`` is the worker's count, if it gave one."""
+        state = self._served(ticket)
+        if state is not None:
+            self._running.finish(state, usage, now)
+            self._end(state, Result.COMPLETED, None, usage, now)
+
+    def on_abort(self, ticket: TicketId, now: float, code: str = "client_left") -> None:
+        """The client left, or the driver gave the request up; ``code`` is for the record."""
+        state = self._find(ticket)
+        if state is None:
+            return
+        if state.stand is Stand.RUNNING:
+            self._running.leave(state, now)
+        else:
+            self._waiting.discard(state, now)
+        self._end(state, Result.ABORTED, code, None, now)
+
+    def on_worker_error(
+        self, ticket: TicketId, code: str, now: float, *, retryable: bool
+    ) -> Requeued | Rejected | None:
+        """The worker failed the request: try again elsewhere if nothing of the answer was seen, else give up.
+
+        ``code`` :data:`BUSY` is a refusal, after which the worker is left alone for a moment; any other counts against
+        it. ``None`` for a ticket that has ended already.
+        """
+        state = self._served(ticket)
+        if state is None:
+            return None
+        worker, dispatched_at = worker_of(state), state.dispatched_at or now
+        self._running.leave(state, now)
+        self._fleet.failed(worker, dispatched_at, now, busy=code == BUSY)
+        if retryable and self._may_retry(state, now):
+            requeued = self._requeue(state, worker, now)
+            self._rehome(now)
+            return requeued
+        self._rehome(now)
+        return self._give_up(state, worker, code, now)
+
+    def tick(self, now: float) -> Tick:
+        """What time alone brings about: time limits, workers that come back, replicas. Call it by ``next_at``."""
+        self._fleet.forget_stale(now)
+        if self._fleet.unblock(now):
+            self._rehome(now)
+        for state in self._waiting.overdue(now):
+            self.on_scores(state.ticket.id, None, now, why="timeout")
+        self._expire(now)
+        self._strand(now)
+        rejected, self._late = tuple(self._late), []
+        return Tick(rejected, self._scale(now), self._next_at())
+
+    def rebalance(self, now: float) -> Sequence[Move]:
+        """Running requests that should move to another worker."""
+        return self.stages.rebalance.plan(self.view(now), now)
+
+    # What may be seen
+
+    def view(self, now: float) -> FleetView:
+        """The fleet at this moment."""
+        return self._fleet.view(now, self._waiting.open)
+
+    def models(self) -> Mapping[str, tuple[PoolName, ...]]:
+        """Every model name that a client may ask for → the pools it stands for."""
+        return self._intake.models()
+
+    def queued(self) -> tuple[TicketView, ...]:
+        """Tickets that wait, in order within each pool and tenant."""
+        return tuple(state.view() for state in self._waiting)
+
+    def running(self) -> tuple[TicketView, ...]:
+        """Tickets that workers are serving."""
+        return tuple(state.view() for state in self._tickets.values() if state.stand is Stand.RUNNING)
+
+    def tier_context(self, ticket: TicketId, scores: Scores | None, now: float) -> TierContext | None:
+        """What the tier stage would be asked if these scores came now; ``None`` if the ticket's tier is not open."""
+        state = self._find(ticket)
+        if state is None or state.stand is not Stand.OPEN:
+            return None
+        return self._tiering.context(state, scores, None if scores else "no_scores", self.view(now), now)
+
+    def counters(self) -> Mapping[tuple[str, str, str], int]:
+        """(stage, implementation, ``scored`` | ``skipped`` | ``fallback``) → times. Predictors are stage ``score``."""
+        return self._tally.outcomes()
+
+    def fallbacks(self) -> Mapping[tuple[str, str, str], int]:
+        """(stage, implementation, reason) → times it fell back."""
+        return self._tally.reasons()
+
+    def drain_records(self) -> tuple[DecisionRecord, ...]:
+        """The records of the tickets that ended since the last call."""
+        return self.records.drain()
+
+    # Deciding
+
+    def _settle(self, state: TicketState, now: float) -> None:
+        """Queue a ticket whose tier needs no scores; they are wanted only if they could change the order."""
+        if state.is_open():
+            pool = self._tiering.choose(state, None, self.view(now), now)
+        else:
+            self._tiering.skip()
+            pool = state.candidates[0]
+        waits = pool.queued > 0 or not pool.with_room()
+        self._waiting.enqueue(state, pool, now)
+        self._want(state, self.stages.order.needs if waits else frozenset())
+
+    def _choose(self, state: TicketState, why: str | None, now: float) -> None:
+        pool = self._tiering.choose(state, why, self.view(now), now)
+        self._waiting.enqueue(state, pool, now)
+
+    def _rehome(self, now: float) -> None:
+        """Tickets whose pool has lost its last ready worker choose again, where another pool can serve them."""
+        for pool in self._fleet.pools.values():
+            if pool.queued and not pool.ready:
+                for state in self._waiting.of_pool(pool):
+                    if any(other.ready for other in state.candidates):
+                        self._choose_again(state, now)
+
+    def _choose_again(self, state: TicketState, now: float) -> None:
+        self._waiting.discard(state, now)
+        pool = self._tiering.choose(state, "no_scores", self.view(now), now)
+        self._waiting.enqueue(state, pool, now, keep_key=True)
+
+    # Signals
+
+    def _want(self, state: TicketState, wanted: frozenset[Signal]) -> None:
+        state.wanted = wanted
+        for signal in (self.stages.tier.needs | self.stages.order.needs) - wanted:
+            self._tally.count("score", signal.value, Outcome.SKIPPED)
+
+    def _count_signals(self, state: TicketState, scores: Scores | None, why: str) -> None:
+        for signal in state.wanted:
+            if scores is None:
+                self._tally.count("score", signal.value, Outcome.FALLBACK, why)
+            elif _has(scores, signal):
+                self._tally.count("score", signal.value, Outcome.SCORED)
+            else:
+                self._tally.count("score", signal.value, Outcome.FALLBACK, "no_prediction")
+        state.wanted = frozenset()
+        if scores is None or scores.length_rank is None:
+            state.unranked = why if scores is None else "no_prediction"
+
+    # Ending
+
+    def _may_retry(self, state: TicketState, now: float) -> bool:
+        seen = state.first_token_at is not None
+        return not seen and state.attempts < self.settings.max_attempts and now < state.expires_at
+
+    def _requeue(self, state: TicketState, worker: WorkerState, now: float) -> Requeued:
+        state.avoid.add(worker.name)
+        state.worker = None
+        self._waiting.enqueue(state, pool_of(state), now, keep_key=True)
+        return Requeued(state.ticket.id, state.attempts + 1)
+
+    def _give_up(self, state: TicketState, worker: WorkerState, code: str, now: float) -> Rejected:
+        tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
+        if code == BUSY:
+            rejected = Rejected(state.ticket.id, 503, "worker_busy", f"every worker is busy{tried}", retry_after=1.0)
+        else:
+            message = f"worker {worker.name!r} failed{tried}: {code}"
+            rejected = Rejected(state.ticket.id, 502, "worker_error", message)
+        self._end(state, Result.FAILED, code, None, now)
+        return rejected
+
+    def _expire(self, now: float) -> None:
+        for state in self._waiting.expired(now):
+            ticket, waited = state.ticket, f"after {now - state.submitted_at:.1f} s in the queue"
+            if ticket.deadline is not None and self.settings.drop_late and ticket.deadline <= now:
+                late = Rejected(ticket.id, 504, "deadline_exceeded", f"its deadline passed {waited}")
+            else:
+                late = Rejected(ticket.id, 503, "queue_timeout", f"no worker had room {waited}", retry_after=5.0)
+            self._reject(state, late, now)
+
+    def _strand(self, now: float) -> None:
+        """Reject what waits for pools that have no worker and will get none."""
+        for pool in self._fleet.pools.values():
+            if pool.queued and not self._intake.reachable(pool, now):
+                for state in self._waiting.of_pool(pool):
+                    if any(other.alive for other in state.candidates):
+                        self._choose_again(state, now)
+                    else:
+                        self._reject(state, no_worker(state.ticket, [pool]), now)
+
+    def _reject(self, state: TicketState, rejected: Rejected, now: float) -> None:
+        self._waiting.discard(state, now)
+        self._late.append(rejected)
+        self._end(state, Result.REJECTED, rejected.code, None, now)
+
+    def _end(self, state: TicketState, result: Result, code: str | None, usage: Usage | None, now: float) -> None:
+        state.stand = Stand.ENDED
+        del self._tickets[state.ticket.id]
+        self.records.add(state.record(now, result, code, usage))
+        self._remember(state.ticket.id)
+
+    def _refused(self, ticket: Ticket, rejected: Rejected, now: float) -> None:
+        choice = Choice("admit", self.stages.admit.name, "rejected")
+        self.records.add(
+            DecisionRecord(
+                ticket.id, ticket.tenant, ticket.model, now, ticket.prompt_tokens or 0, ticket.max_tokens, None,
+                (choice,), None, None, 0, None, None, now, Result.REJECTED, rejected.code, None,
+            )
+        )  # fmt: skip
+        self._remember(ticket.id)
+
+    def _remember(self, ticket: TicketId) -> None:
+        self._ended[ticket] = None
+        if len(self._ended) > _ENDED_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+
+    # Time
+
+    def _scale(self, now: float) -> tuple[Scale, ...]:
+        interval = self.stages.scale.interval_s
+        if interval is None or now < self._next_scale:
+            return ()
+        self._next_scale = now + interval
+        return tuple(self.stages.scale.plan(self.view(now), now))
+
+    def _next_at(self) -> float | None:
+        due = [self._waiting.next_at(), self._fleet.next_unblock()]
+        if self.stages.scale.interval_s is not None:
+            due.append(self._next_scale)
+        for pool in self._fleet.pools.values():
+            if pool.queued and pool.unavailable_since is not None and not self.stages.scale.starts(pool.name):
+                due.append(pool.unavailable_since + self.settings.no_worker_s)
+        return min((at for at in due if at is not None), default=None)
+
+    # Lookup
+
+    def _find(self, ticket: TicketId) -> TicketState | None:
+        state = self._tickets.get(ticket)
+        if state is None and ticket not in self._ended:
+            raise UnknownTicket(f"no ticket is called {ticket!r}")
+        return state
+
+    def _served(self, ticket: TicketId) -> TicketState | None:
+        state = self._find(ticket)
+        if state is not None and state.stand is not Stand.RUNNING:
+            raise ControlError(f"ticket {ticket!r} is {state.stand}, not running")
+        return state
+
+
+def _has(scores: Scores, signal: Signal) -> bool:
+    if signal is Signal.QUALITY:
+        return scores.quality is not None
+    return scores.length_rank is not None or scores.output_tokens is not None

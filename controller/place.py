@@ -1,0 +1,129 @@
+"""Stage ``place``: which worker of the chosen pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import Field
+
+from controller.prefix import PrefixIndex
+from controller.protocols import Options, PlaceContext, Resources
+from controller.types import Alternative, Choice, PoolName, Ticket, WorkerName
+from controller.view import WorkerView
+
+_SHOWN = 8
+
+
+class RoundRobin:
+    """Each worker in turn, by name."""
+
+    name = "round_robin"
+
+    def __init__(self) -> None:
+        self._last: dict[PoolName, WorkerName] = {}
+
+    @classmethod
+    def create(cls, options: Options, resources: Resources) -> RoundRobin:
+        return cls()
+
+    def choose(self, context: PlaceContext) -> Choice:
+        names = sorted(worker.name for worker in context.workers)
+        last = self._last.get(context.pool.name, "")
+        chosen = next((name for name in names if name > last), names[0])
+        self._last[context.pool.name] = chosen
+        return Choice("place", self.name, chosen, tuple(Alternative(name, None) for name in names[:_SHOWN]))
+
+    def placed(self, ticket: Ticket, worker: WorkerName) -> None:
+        """Nothing to keep."""
+
+    def forget(self, worker: WorkerName) -> None:
+        """Nothing kept."""
+
+
+class LeastLoad:
+    """The worker with the least token-work outstanding for its size; ties by requests, then by turns."""
+
+    name = "least_load"
+
+    @classmethod
+    def create(cls, options: Options, resources: Resources) -> LeastLoad:
+        return cls()
+
+    def choose(self, context: PlaceContext) -> Choice:
+        chosen = least_loaded(context.workers)
+        return Choice("place", self.name, chosen.name, _loads(context.workers))
+
+    def placed(self, ticket: Ticket, worker: WorkerName) -> None:
+        """The fleet accounts for it."""
+
+    def forget(self, worker: WorkerName) -> None:
+        """Nothing kept."""
+
+
+class PrefixOptions(Options):
+    """Options of ``prefix``."""
+
+    capacity_blocks: int = Field(200_000, ge=1)
+    """Blocks of prompt text that the index remembers, over all workers."""
+    min_match: float = Field(0.1, ge=0, le=1)
+    """Share of the prompt's blocks below which a match is not worth a detour."""
+    gate_ratio: float = Field(1.5, ge=1)
+    """A worker may carry so many times the load of the least loaded one to be chosen for its cache …"""
+    gate_slack: float = Field(64.0, ge=0)
+    """… plus so much token-work per in-flight slot."""
+
+
+class Prefix:
+    """The worker that has seen most of the prompt, unless it is much busier than the least loaded one.
+
+    Without the gate, a popular prefix would pull all its traffic to one worker.
+    """
+
+    name = "prefix"
+
+    def __init__(self, options: PrefixOptions) -> None:
+        self._options = options
+        self._index = PrefixIndex(options.capacity_blocks)
+
+    @classmethod
+    def create(cls, options: PrefixOptions, resources: Resources) -> Prefix:
+        return cls(options)
+
+    def choose(self, context: PlaceContext) -> Choice:
+        idle = least_loaded(context.workers)
+        prefix = context.ticket.prefix
+        matches = self._index.matches(prefix) if prefix else {}
+        near = [worker for worker in context.workers if self._worth_it(worker, matches, idle, len(prefix))]
+        chosen = min(near, key=lambda w: (-matches[w.name], *_load_key(w))) if near else idle
+        return Choice("place", self.name, chosen.name, _matched(context.workers, matches, len(prefix)))
+
+    def placed(self, ticket: Ticket, worker: WorkerName) -> None:
+        self._index.add(ticket.prefix, worker)
+
+    def forget(self, worker: WorkerName) -> None:
+        self._index.forget(worker)
+
+    def _worth_it(self, worker: WorkerView, matches: Mapping[str, int], idle: WorkerView, blocks: int) -> bool:
+        matched = matches.get(worker.name, 0)
+        gate = idle.load * self._options.gate_ratio + self._options.gate_slack
+        return matched > 0 and matched >= self._options.min_match * blocks and worker.load <= gate
+
+
+def least_loaded(workers: Iterable[WorkerView]) -> WorkerView:
+    """The least loaded of some workers."""
+    return min(workers, key=_load_key)
+
+
+def _load_key(worker: WorkerView) -> tuple[float, float, int, str]:
+    return worker.load, worker.inflight / worker.limit, worker.dispatched, worker.name
+
+
+def _loads(workers: tuple[WorkerView, ...]) -> tuple[Alternative, ...]:
+    return tuple(Alternative(worker.name, -worker.load) for worker in workers[:_SHOWN])
+
+
+def _matched(workers: tuple[WorkerView, ...], matches: Mapping[str, int], blocks: int) -> tuple[Alternative, ...]:
+    return tuple(
+        Alternative(worker.name, -worker.load, why=f"{matches.get(worker.name, 0)} of {blocks} blocks")
+        for worker in workers[:_SHOWN]
+    )

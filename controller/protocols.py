@@ -1,0 +1,262 @@
+"""The seams of the control plane: what each stage is asked, and what it must answer.
+
+A stage is pure but for its own state; time and randomness come in with the question. Implementations live in the module
+named after the stage and are listed in :mod:`controller.stages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from controller.settings import ControlSettings, ReplicaRange
+from controller.types import (
+    Alternative,
+    Choice,
+    PoolName,
+    PoolSpec,
+    Rejected,
+    Scale,
+    Scores,
+    Tenant,
+    Ticket,
+    TicketId,
+    WorkerName,
+)
+from controller.view import FleetView, PoolView, WorkerView
+
+
+class Signal(StrEnum):
+    """What a predictor can say of a request, and a stage may want to know."""
+
+    LENGTH = "length"
+    QUALITY = "quality"
+
+
+class Options(BaseModel):
+    """Options of one implementation of a stage: immutable, no keys but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ArtifactResolver(Protocol):
+    """Finds the folder of an artifact, for example of ``policy/best-effort``."""
+
+    def resolve(self, ref: str) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a stage may need when it is built, besides its options."""
+
+    pools: tuple[PoolSpec, ...] = ()
+    settings: ControlSettings = field(default_factory=ControlSettings)
+    replicas: Mapping[PoolName, ReplicaRange] = field(default_factory=dict)
+    """Bounds of the pools that can be scaled; the others are left alone."""
+    artifacts: ArtifactResolver | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitContext:
+    """A request at the door."""
+
+    ticket: Ticket
+    view: FleetView
+    pools: tuple[PoolName, ...]
+    """Pools that could serve it."""
+    queued_by_tenant: int
+    """Tickets of the same tenant that wait already."""
+    max_queue: int
+    now: float
+
+
+class AdmitStage(Protocol):
+    """Admit, or reject with a reason and a time to come back."""
+
+    @property
+    def name(self) -> str: ...
+
+    def admit(self, context: AdmitContext) -> Rejected | None:
+        """``None`` admits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TierContext:
+    """A ticket whose tier is open, with more than one pool to choose from."""
+
+    ticket: Ticket
+    prompt_tokens: int
+    scores: Scores | None
+    why: str | None
+    """Why there are no scores, where there are none."""
+    view: FleetView
+    ladder: tuple[PoolName, ...]
+    """Every pool that the requested model stands for, lowest tier first."""
+    pools: tuple[PoolName, ...]
+    """Those of them that can serve this ticket now, in the order of the alias. Never empty."""
+    now: float
+    random: np.random.Generator
+
+
+class TierStage(Protocol):
+    """Choose the pool that answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Signals worth waiting for; empty if the stage decides at once, without scores."""
+        ...
+
+    def choose(self, context: TierContext) -> Choice:
+        """``chosen`` is one of ``context.pools``; ``fallback`` says why another implementation stood in."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OrderContext:
+    """A ticket on its way into a queue."""
+
+    ticket: Ticket
+    submitted_at: float
+    scores: Scores | None
+
+
+class OrderStage(Protocol):
+    """Give each ticket a key; the smallest is served first. Keys of different moments are compared with each other, so
+    ageing has to be in the key itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Signals that improve the key."""
+        ...
+
+    def key(self, context: OrderContext) -> float: ...
+
+    def engine_priority(self, key: float) -> int:
+        """The same order for vLLM's own scheduler: a small integer, lower is earlier."""
+        ...
+
+
+class FairnessStage(Protocol):
+    """Say whose turn it is, per pool. Tickets of one *group* share one ordered queue."""
+
+    @property
+    def name(self) -> str: ...
+
+    def group(self, tenant: Tenant) -> str: ...
+
+    def arrived(self, pool: PoolName, group: str) -> None:
+        """The group, which had nothing waiting for this pool, has now."""
+        ...
+
+    def emptied(self, pool: PoolName, group: str) -> None:
+        """The group has nothing waiting for this pool any more."""
+        ...
+
+    def pick(self, pool: PoolName) -> str:
+        """The waiting group whose turn it is; only asked while one is waiting."""
+        ...
+
+    def standing(self, pool: PoolName) -> tuple[Alternative, ...]:
+        """Groups that were weighed, for the record; a few are enough."""
+        ...
+
+    def admitted(self, pool: PoolName, group: str, prompt_tokens: int) -> None:
+        """A ticket of the group was sent to a worker for the first time."""
+        ...
+
+    def decoded(self, pool: PoolName, group: str, tokens: int) -> None:
+        """The group was given so many output tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceContext:
+    """A ticket whose turn it is, and the workers that have room."""
+
+    ticket: Ticket
+    pool: PoolView
+    workers: tuple[WorkerView, ...]
+    """Never empty."""
+    now: float
+    random: np.random.Generator
+
+
+class PlaceStage(Protocol):
+    """Choose the worker."""
+
+    @property
+    def name(self) -> str: ...
+
+    def choose(self, context: PlaceContext) -> Choice:
+        """``chosen`` is the name of one of ``context.workers``."""
+        ...
+
+    def placed(self, ticket: Ticket, worker: WorkerName) -> None:
+        """The ticket was sent there."""
+        ...
+
+    def forget(self, worker: WorkerName) -> None:
+        """The worker is gone, or starts afresh."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move a running request to another worker."""
+
+    ticket: TicketId
+    worker: WorkerName
+    reason: str
+
+
+class RebalanceStage(Protocol):
+    """Say which running requests should move."""
+
+    @property
+    def name(self) -> str: ...
+
+    def plan(self, view: FleetView, now: float) -> Sequence[Move]: ...
+
+
+class ScaleStage(Protocol):
+    """Say how many replicas there should be."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def interval_s(self) -> float | None:
+        """Seconds between two plans; ``None`` if there never is one."""
+        ...
+
+    def starts(self, pool: PoolName) -> bool:
+        """Whether a pool without workers may be given one, so that waiting for it makes sense."""
+        ...
+
+    def plan(self, view: FleetView, now: float) -> Sequence[Scale]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """One implementation of each stage. Stages keep state: give each control plane its own."""
+
+    admit: AdmitStage
+    tier: TierStage
+    order: OrderStage
+    fairness: FairnessStage
+    place: PlaceStage
+    rebalance: RebalanceStage
+    scale: ScaleStage

@@ -1,0 +1,95 @@
+"""Rates measured from events: how fast requests arrive, how fast a pool works."""
+
+from __future__ import annotations
+
+import math
+
+from predictors.latency.model import Profile
+
+_WINDOW_S = 1.0
+_MEMORY_S = 10.0
+
+
+class ArrivalRate:
+    """Exponentially averaged events per second, with time constant ``tau_s``."""
+
+    __slots__ = ("_at", "_rate", "_tau")
+
+    def __init__(self, tau_s: float) -> None:
+        self._tau = tau_s
+        self._rate = 0.0
+        self._at = 0.0
+
+    def observe(self, now: float) -> None:
+        """One event."""
+        self._rate = self.value(now) + 1.0 / self._tau
+        self._at = now
+
+    def value(self, now: float) -> float:
+        """Events per second as of ``now``."""
+        return self._rate * math.exp(min(0.0, self._at - now) / self._tau) if self._rate else 0.0
+
+
+class ServiceRate:
+    """Token-work per second that one ready worker of a pool completes when it is kept busy.
+
+    Work done while nothing waits shows demand, not capacity: it can only raise the estimate. Work done while tickets
+    waited through a whole window moves it either way. Averaged over about ten seconds, because work is often reported
+    in lumps (an answer that is not streamed counts when it is complete).
+    """
+
+    __slots__ = ("_busy_since", "_done", "_since", "_throughput", "value")
+
+    def __init__(self, initial: float) -> None:
+        if not initial > 0:
+            raise ValueError(f"a service rate must be positive, not {initial}")
+        self.value = initial
+        """The estimate."""
+        self._throughput = 0.0
+        self._done = 0
+        self._since = -math.inf
+        self._busy_since: float | None = None
+
+    def done(self, work: int, ready: int, now: float) -> None:
+        """So much work was completed; ``ready`` workers share it."""
+        if now - self._since >= _WINDOW_S:
+            self._close(ready, now)
+        self._done += work
+
+    def waiting(self, waits: bool, now: float) -> None:
+        """Whether any ticket waits for the pool from now on."""
+        if not waits:
+            self._busy_since = None
+        elif self._busy_since is None:
+            self._busy_since = now
+
+    def _close(self, ready: int, now: float) -> None:
+        length = now - self._since
+        if ready > 0 and math.isfinite(length):
+            rate = self._done / length / ready
+            share = 1.0 - math.exp(-length / _MEMORY_S)
+            self._throughput += share * (rate - self._throughput)
+            if self._busy_since is not None and self._busy_since <= self._since:
+                self.value += share * (rate - self.value)
+            self.value = max(self.value, self._throughput, 1e-6)
+        self._done = 0
+        self._since = now
+
+
+def busy_rate(
+    profile: Profile,
+    batch: int,
+    *,
+    prompt_tokens: int = 256,
+    output_tokens: int = 256,
+    prompt_work: float = 0.1,
+) -> float:
+    """Token-work per second that an engine of this profile completes with ``batch`` such requests always in flight.
+
+    A request costs its share of ``output_tokens`` decoding steps at the mean context, and reading its prompt.
+    """
+    batch = min(batch, profile.max_num_seqs)
+    context = prompt_tokens + output_tokens / 2
+    step = profile.a + profile.c * batch + profile.d * batch * context
+    seconds = output_tokens * step / batch + profile.b * prompt_tokens
+    return (output_tokens + prompt_work * prompt_tokens) / seconds

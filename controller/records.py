@@ -1,0 +1,77 @@
+"""Decision records: kept for the operator in a ring, handed to a writer in batches, flattened into rows."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict
+from typing import Any
+
+from controller.types import DecisionRecord, TicketId
+
+
+class RecordLog:
+    """Where ended tickets leave their record. Bounded: a writer that is late loses the oldest; the loss is counted."""
+
+    def __init__(self, recent: int, pending: int) -> None:
+        self._recent: deque[DecisionRecord] = deque(maxlen=recent)
+        self._pending: deque[DecisionRecord] = deque()
+        self._bound = pending
+        self.dropped = 0
+        """Records that were never drained."""
+        self.written = 0
+        """Records in all."""
+
+    def add(self, record: DecisionRecord) -> None:
+        """One ticket has ended."""
+        self.written += 1
+        self._recent.append(record)
+        self._pending.append(record)
+        if len(self._pending) > self._bound:
+            self._pending.popleft()
+            self.dropped += 1
+
+    def drain(self) -> tuple[DecisionRecord, ...]:
+        """Every record since the last call, oldest first."""
+        drained = tuple(self._pending)
+        self._pending.clear()
+        return drained
+
+    def recent(self, limit: int) -> tuple[DecisionRecord, ...]:
+        """The last records, newest first."""
+        return tuple(record for record, _ in zip(reversed(self._recent), range(limit), strict=False))
+
+    def find(self, ticket: TicketId) -> DecisionRecord | None:
+        """The record of one ticket, if it ended lately."""
+        return next((record for record in reversed(self._recent) if record.ticket == ticket), None)
+
+
+def row(record: DecisionRecord) -> dict[str, Any]:
+    """The record as one flat row: plain scalars, and ``choices`` and ``quality`` as lists of mappings.
+
+    The columns are the same for every record. Times stay on the control plane's own clock.
+    """
+    scores, usage = record.scores, record.usage
+    quality = {} if scores is None or scores.quality is None else scores.quality
+    return {
+        "ticket": record.ticket,
+        "tenant": record.tenant,
+        "model": record.model,
+        "submitted_at": record.submitted_at,
+        "prompt_tokens": record.prompt_tokens,
+        "max_tokens": record.max_tokens,
+        "length_rank": None if scores is None else scores.length_rank,
+        "predicted_output_tokens": None if scores is None else scores.output_tokens,
+        "quality": [{"pool": pool, "quality": value} for pool, value in quality.items()],
+        "choices": [asdict(choice) for choice in record.choices],
+        "pool": record.pool,
+        "worker": record.worker,
+        "attempts": record.attempts,
+        "dispatched_at": record.dispatched_at,
+        "first_token_at": record.first_token_at,
+        "finished_at": record.finished_at,
+        "result": record.result.value,
+        "code": record.code,
+        "usage_prompt_tokens": None if usage is None else usage.prompt_tokens,
+        "usage_output_tokens": None if usage is None else usage.output_tokens,
+        "usage_cached_tokens": None if usage is None else usage.cached_tokens,
+    }

@@ -1,0 +1,80 @@
+"""Numbers that the control plane itself goes by, whatever its stages are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.types import PoolName, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSpec:
+    """What one tenant may use."""
+
+    weight: float = 1.0
+    """Share of the fleet under contention, relative to other tenants."""
+    tier_ceiling: int | None = None
+    """The highest tier that may serve it."""
+
+
+_UNLISTED = TenantSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRange:
+    """Bounds for the ``scale`` stage."""
+
+    min: int = 1
+    max: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """Times in seconds, sizes in tickets or tokens."""
+
+    max_queue: int = 1024
+    """Tickets waiting at most; ``admit`` refuses the next one."""
+    max_queue_s: float = 60.0
+    """A ticket that waited so long is rejected."""
+    drop_late: bool = True
+    """Reject a ticket that is still waiting when its deadline passes."""
+    scoring_budget_s: float = 0.005
+    """A ticket whose tier is open waits so long for its scores; the driver keeps this, ``tick`` is the backstop."""
+    max_attempts: int = 3
+    """Times a request is sent to a worker in all."""
+    retry_backoff_s: float = 0.05
+    """A worker that failed is given nothing for so long; doubles with each failure in a row."""
+    breaker_errors: int = 3
+    """Failures in a row after which a worker counts as unhealthy."""
+    breaker_s: float = 5.0
+    """And for how long at first; doubles with each further failure, up to ``breaker_max_s``."""
+    breaker_max_s: float = 60.0
+    no_worker_s: float = 2.0
+    """Tickets wait so long for a pool that has no worker alive; then they are rejected."""
+    service_rates: Mapping[PoolName, float] = field(default_factory=dict)
+    """Token-work per second of one busy worker, where a profile says; measurement takes over from there."""
+    default_service_rate: float = 1000.0
+    """The same for pools of which nothing is known."""
+    prompt_work: float = 0.1
+    """Work of reading one prompt token, in output tokens."""
+    default_output_tokens: float = 256.0
+    """Expected output of a request until a pool has shown its own."""
+    chars_per_token: float = 4.0
+    """Until a pool has shown its own ratio."""
+    arrivals_fast_s: float = 2.0
+    """Time constant of the fast average of arrivals."""
+    arrivals_slow_s: float = 30.0
+    """And of the slow one."""
+    report_stale_s: float = 10.0
+    """A worker's report older than this says nothing any more."""
+    recent_records: int = 512
+    """Decision records kept for the operator."""
+    pending_records: int = 100_000
+    """Records kept for a writer that is late; older ones are dropped and counted."""
+    tenants: Mapping[Tenant, TenantSpec] = field(default_factory=dict)
+    """Tenants with settings of their own."""
+
+    def tenant(self, name: Tenant) -> TenantSpec:
+        """The tenant's settings, or the defaults."""
+        return self.tenants.get(name, _UNLISTED)

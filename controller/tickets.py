@@ -1,0 +1,140 @@
+"""A ticket's life inside the control plane."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+from controller.fleet import PoolState, WorkerState
+from controller.protocols import Signal
+from controller.types import Choice, DecisionRecord, Result, Scores, Ticket, Usage, WorkerName
+from controller.view import TicketView
+
+
+class Stand(StrEnum):
+    """Where a ticket stands."""
+
+    OPEN = "open"
+    """Its tier is not chosen yet."""
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class TicketState:
+    """One ticket, mutable; belongs to the control plane. Compared and hashed by identity."""
+
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "candidates",
+        "choices",
+        "dispatched_at",
+        "expected_output",
+        "expires_at",
+        "first_token_at",
+        "group",
+        "key",
+        "ladder",
+        "output_tokens",
+        "pool",
+        "prompt_tokens",
+        "scores",
+        "serial",
+        "stand",
+        "submitted_at",
+        "ticket",
+        "unranked",
+        "wanted",
+        "work",
+        "worker",
+    )
+
+    def __init__(
+        self, ticket: Ticket, serial: int, now: float, ladder: tuple[PoolState, ...], candidates: tuple[PoolState, ...]
+    ) -> None:
+        self.ticket = ticket
+        self.serial = serial
+        """Order of submission; breaks ties."""
+        self.submitted_at = now
+        self.ladder = ladder
+        """What the requested model stands for, lowest tier first."""
+        self.candidates = candidates
+        """Pools that can serve it, in the alias's order."""
+        self.stand = Stand.OPEN
+        self.scores: Scores | None = None
+        self.wanted: frozenset[Signal] = frozenset()
+        """Signals that were asked for and have neither come nor been given up."""
+        self.unranked: str | None = None
+        """Why it has no length rank, if one was asked for."""
+        self.choices: list[Choice] = []
+        self.expires_at = math.inf
+        self.pool: PoolState | None = None
+        self.prompt_tokens = candidates[0].prompt.count(ticket)
+        self.key = 0.0
+        self.group = ""
+        self.expected_output = 1
+        self.output_tokens = 0
+        self.work = 0
+        """Token-work outstanding, as accounted to the pool's queue or to the worker."""
+        self.worker: WorkerState | None = None
+        self.avoid: set[WorkerName] = set()
+        """Workers that failed it."""
+        self.attempts = 0
+        self.dispatched_at: float | None = None
+        self.first_token_at: float | None = None
+
+    def is_open(self) -> bool:
+        """Whether there is more than one pool to choose from."""
+        return len(self.candidates) > 1
+
+    def view(self) -> TicketView:
+        """The ticket as it stands."""
+        return TicketView(
+            self.ticket.id,
+            self.ticket.tenant,
+            self.ticket.model,
+            self.stand.value,
+            self.submitted_at,
+            None if self.pool is None else self.pool.name,
+            None if self.worker is None else self.worker.name,
+            None if self.stand is Stand.OPEN else self.key,
+            self.attempts,
+            self.output_tokens,
+        )
+
+    def record(self, now: float, result: Result, code: str | None, usage: Usage | None) -> DecisionRecord:
+        """What was decided for it, and how it ended."""
+        return DecisionRecord(
+            self.ticket.id,
+            self.ticket.tenant,
+            self.ticket.model,
+            self.submitted_at,
+            self.prompt_tokens,
+            self.ticket.max_tokens,
+            self.scores,
+            tuple(self.choices),
+            None if self.pool is None else self.pool.name,
+            None if self.worker is None else self.worker.name,
+            self.attempts,
+            self.dispatched_at,
+            self.first_token_at,
+            now,
+            result,
+            code,
+            usage,
+        )
+
+
+def worker_of(state: TicketState) -> WorkerState:
+    """The worker that serves a running ticket."""
+    if state.worker is None:
+        raise RuntimeError(f"ticket {state.ticket.id!r} is on no worker")
+    return state.worker
+
+
+def pool_of(state: TicketState) -> PoolState:
+    """The pool of a ticket that has one."""
+    if state.pool is None:
+        raise RuntimeError(f"ticket {state.ticket.id!r} is in no pool")
+    return state.pool

@@ -1,0 +1,65 @@
+"""Asks the tier stage, and keeps count of how it decided."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controller.errors import ControlError
+from controller.fleet import PoolState
+from controller.protocols import TierContext, TierStage
+from controller.tally import Outcome, Tally
+from controller.tickets import TicketState
+from controller.types import Choice, Scores
+from controller.view import FleetView
+
+
+class Tiering:
+    """The choice of a pool for tickets that have one."""
+
+    def __init__(self, stage: TierStage, tally: Tally, seed: int) -> None:
+        self._stage = stage
+        self._tally = tally
+        self._random = np.random.default_rng(seed)
+        tally.expect("tier", stage.name)
+
+    def context(
+        self, state: TicketState, scores: Scores | None, why: str | None, view: FleetView, now: float
+    ) -> TierContext:
+        """What the stage is asked for this ticket."""
+        return TierContext(
+            state.ticket,
+            state.prompt_tokens,
+            scores,
+            why,
+            view,
+            tuple([pool.spec.name for pool in state.ladder]),
+            tuple([pool.spec.name for pool in _able(state)]),
+            now,
+            self._random,
+        )
+
+    def choose(self, state: TicketState, why: str | None, view: FleetView, now: float) -> PoolState:
+        """Decide, count, and note the choice on the ticket."""
+        context = self.context(state, state.scores, why, view, now)
+        if len(context.pools) == 1:
+            self.skip()
+            choice = Choice("tier", "pinned", context.pools[0])
+        else:
+            choice = self._stage.choose(context)
+            outcome = Outcome.SCORED if choice.fallback is None else Outcome.FALLBACK
+            self._tally.count("tier", self._stage.name, outcome, choice.fallback)
+        state.choices.append(choice)
+        for pool in state.candidates:
+            if pool.spec.name == choice.chosen:
+                return pool
+        raise ControlError(f"tier {self._stage.name} chose {choice.chosen!r}, which cannot serve {state.ticket.id!r}")
+
+    def skip(self) -> None:
+        """There was nothing to choose."""
+        self._tally.count("tier", self._stage.name, Outcome.SKIPPED)
+
+
+def _able(state: TicketState) -> tuple[PoolState, ...]:
+    """Candidates with a ready worker; failing that, with one alive; failing that, all."""
+    ready = tuple([pool for pool in state.candidates if pool.ready])
+    return ready or tuple([pool for pool in state.candidates if pool.alive]) or state.candidates

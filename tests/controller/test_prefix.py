@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.prefix import PrefixIndex, block_hashes
+
+TEXTS = st.text(st.sampled_from("abc"), max_size=60)
+
+
+@given(TEXTS, TEXTS, TEXTS)
+def test_two_texts_share_as_many_hashes_as_whole_blocks(common: str, one: str, other: str) -> None:
+    first, second = common + one, common + other
+    shared = 0
+    blocks = min(len(first), len(second)) // 4
+    while shared < blocks and first[: 4 * (shared + 1)] == second[: 4 * (shared + 1)]:
+        shared += 1
+    a, b = block_hashes(first, block_chars=4), block_hashes(second, block_chars=4)
+    assert a[:shared] == b[:shared]
+    assert not set(a[shared:]) & set(b[shared:])
+    assert len(a) == len(first) // 4
+
+
+def test_hashes_are_the_same_in_another_process() -> None:
+    text = "a system prompt that many requests share; " * 20
+    code = f"from controller.prefix import block_hashes; print(block_hashes({text!r}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == repr(block_hashes(text))
+
+
+def test_a_salt_keeps_tenants_apart_and_long_prompts_are_cut() -> None:
+    text = "x" * 1000
+    assert not set(block_hashes(text, salt="a")) & set(block_hashes(text, salt="b"))
+    assert len(block_hashes("y" * 10_000, block_chars=10, max_blocks=7)) == 7
+    assert block_hashes("short") == ()
+    assert block_hashes("\ud800" * 256), "a lone surrogate can be hashed too"
+
+
+def test_the_longest_unbroken_match_counts() -> None:
+    index = PrefixIndex(100)
+    index.add((1, 2, 3), "a")
+    index.add((1, 2), "b")
+    index.add((9, 3), "c")
+    assert index.matches((1, 2, 3, 4)) == {"a": 3, "b": 2}
+    assert index.matches((3,)) == {"a": 1, "c": 1}
+    assert index.matches((7, 1)) == {}
+    assert index.matches(()) == {}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 10), st.sampled_from("ab")), max_size=40), st.integers(1, 8)
+)
+def test_the_index_stays_within_its_bound_and_keeps_the_beginnings(
+    adds: list[tuple[int, int, str]], capacity: int
+) -> None:
+    index = PrefixIndex(capacity)
+    for start, length, worker in adds:
+        chain = tuple(start * 100 + depth for depth in range(length))
+        index.add(chain, worker)
+        assert len(index) <= capacity
+        assert index.matches(chain).get(worker, 0) == min(length, capacity)
+
+
+def test_a_worker_is_forgotten() -> None:
+    index = PrefixIndex(10)
+    index.add((1, 2), "a")
+    index.add((1,), "b")
+    index.forget("a")
+    assert index.matches((1, 2)) == {"b": 1}
+    assert len(index) == 1
+
+
+def test_a_capacity_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="capacity"):
+        PrefixIndex(0)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from controller.scoring import Scorer
+from controller.types import Scores
+from predictors.types import Prompt
+
+PROMPTS = [Prompt("short"), Prompt("a good deal longer"), Prompt("")]
+
+
+class Embedder:
+    """The length of a text in the first of its dimensions; counts its calls."""
+
+    calls = 0
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.calls += 1
+        return np.array([[len(text), 1.0] for text in texts], np.float32)
+
+
+@dataclass
+class Lengths:
+    rank: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    in_distribution: NDArray[np.bool_]
+
+
+@dataclass
+class Qualities:
+    quality: NDArray[np.float32]
+    in_distribution: NDArray[np.bool_]
+
+
+class Length:
+    def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> Lengths:
+        assert [len(prompt.text) for prompt in prompts] == embeddings[:, 0].tolist()
+        return Lengths(embeddings[:, 0] / 10.0, embeddings[:, 0] * 2.0, embeddings[:, 0] > 0)
+
+
+class Quality:
+    models_ = ("m-small", "m-other", "m-large")
+
+    def predict(self, embeddings: NDArray[np.float32]) -> Qualities:
+        table = np.tile(np.array([0.25, 0.5, 0.75], np.float32), (len(embeddings), 1))
+        return Qualities(table, embeddings[:, 0] < 10)
+
+
+POOLS = {"small": "m-small", "large": "m-large", "unknown": "m-unheard-of"}
+
+
+def test_each_prompt_is_embedded_once_and_scored_by_all() -> None:
+    embedder = Embedder()
+    scorer = Scorer(embedder, Length(), Quality(), POOLS)
+    short, long, empty = scorer.score(PROMPTS)
+    assert embedder.calls == 1
+    assert short == Scores(pytest.approx(0.5), 10.0, {"small": 0.25, "large": 0.75})
+    assert (long.output_tokens, long.quality) == (36.0, None), "quality is out of distribution"
+    assert (empty.length_rank, empty.output_tokens) == (None, None), "length is out of distribution"
+    assert scorer.scored_pools == {"small", "large"}
+
+
+def test_absent_predictors_say_nothing() -> None:
+    assert Scorer(Embedder(), None, None, POOLS).score(PROMPTS) == [Scores()] * 3
+    assert Scorer(Embedder(), None, Quality(), POOLS).score(PROMPTS[:1])[0].length_rank is None
+    assert Scorer(Embedder(), Length(), None, POOLS).score(PROMPTS[:1])[0].quality is None
+    assert Scorer(Embedder(), Length(), Quality(), {"x": "m-nothing"}).score(PROMPTS[:1])[0].quality is None
+    assert Scorer(Embedder(), Length(), Quality(), POOLS).score([]) == []
+
+
+def test_a_score_does_not_depend_on_the_batch() -> None:
+    scorer = Scorer(Embedder(), Length(), Quality(), POOLS)
+    assert scorer.score(PROMPTS) == [score for prompt in PROMPTS for score in scorer.score([prompt])]
