@@ -1,0 +1,206 @@
+"""``fast``: ranks prompts by how long their answers will be, from WordLlama embeddings and lexical features.
+
+A :class:`~predictors.length.trend.Trend` (ridge) and the lexical features feed LightGBM trees trained with lambdarank.
+Loading reads LightGBM's text format, JSON and npz; there is no pickle. Nothing here reads clocks or files later.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.artifact import Artifact, ArtifactSchema, load
+from predictors.embedding import DIMENSIONS, EMBEDDING
+from predictors.length.features import FEATURES, Readings, read
+from predictors.length.trend import Places, Trend
+from predictors.types import Prompt
+
+KIND: Final = "length"
+SCHEMA: Final[tuple[str, ...]] = (f"embedding:{EMBEDDING}", "trend_place", "trend_level", *FEATURES)
+"""What the trees are trained on; its hash ties an artifact to the code that computes it."""
+RANKER_FILE: Final = "ranker.txt"
+TABLES_FILE: Final = "tables.json"
+ARRAYS_FILE: Final = "arrays.npz"
+_KNOTS: Final = ("score", "rank", "log_tokens")
+_LIMITS: Final = ("least_likeness", "most_strangeness")
+_ARRAYS: Final = ("bias", "mean", "scale", "lexical", "landmarks", "likeness")
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LengthScores:
+    """One row a prompt. ``rank`` orders prompts by expected length of the answer (higher = longer): about the share of
+    training prompts with shorter answers, so about 0 to 1. ``tokens`` is the expected length for a typical model, in
+    tokens. Both respect the prompt's own ``max_tokens``. Where ``in_distribution`` is false, neither is worth much."""
+
+    rank: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    in_distribution: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Strictly increasing knots (k,): the trees' score, its rank among training prompts, the expected tokens there.
+
+    Ranks are linear in the score between knots, the logarithm of tokens is linear in the rank; both go on beyond the
+    outermost knots at the slope of the outermost piece.
+    """
+
+    score: Matrix
+    rank: Matrix
+    log_tokens: Matrix
+
+    def ranks(self, scores: Matrix) -> Matrix:
+        """Ranks (n,) of raw scores."""
+        return piecewise(scores, self.score, self.rank)
+
+    def tokens(self, ranks: Matrix) -> Matrix:
+        """Expected tokens (n,) at ranks."""
+        return np.exp(piecewise(ranks, self.rank, self.log_tokens))
+
+    def ranks_of_tokens(self, tokens: Matrix) -> Matrix:
+        """The inverse of :meth:`tokens`."""
+        return piecewise(np.log(tokens), self.log_tokens, self.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Beyond which a prompt is unlike those trained on: the least cosine to a landmark, and the greatest root mean
+    square of its standardised lexical features."""
+
+    least_likeness: float
+    most_strangeness: float
+
+    def accepts(self, places: Places) -> NDArray[np.bool_]:
+        """Whether each prompt (n,) is like those trained on."""
+        return (places.likeness >= self.least_likeness) & (places.strangeness <= self.most_strangeness)
+
+
+class FastLength:
+    """The serving half. Immutable after construction; safe to share between threads."""
+
+    def __init__(self, trend: Trend, ranker: str, calibration: Calibration, guard: Guard) -> None:
+        """``ranker`` is LightGBM's text format.
+
+        Raises:
+            ArtifactSchema: it is not, or its columns are not :data:`SCHEMA`'s.
+        """
+        self.trend = trend
+        self.calibration = calibration
+        self.guard = guard
+        self._ranker_text = ranker
+        try:
+            self._ranker = lightgbm.Booster(model_str=ranker)
+        except lightgbm.basic.LightGBMError as error:
+            raise ArtifactSchema(f"{RANKER_FILE} is not a LightGBM model: {error}") from error
+        columns = 2 + len(FEATURES)
+        if self._ranker.num_feature() != columns:
+            raise ArtifactSchema(f"{RANKER_FILE} has {self._ranker.num_feature()} columns, not {columns}")
+
+    @classmethod
+    def load(cls, path: Path) -> FastLength:
+        """Load and verify an artifact folder.
+
+        Raises:
+            ArtifactError: missing, tampered with, or made for other features.
+        """
+        return cls.from_artifact(load(path, kind=KIND, features=SCHEMA))
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> FastLength:
+        """From files already verified."""
+        return cls.from_files({name: artifact.read(name) for name in (RANKER_FILE, TABLES_FILE, ARRAYS_FILE)})
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> FastLength:
+        """From the bytes of :meth:`export`.
+
+        Raises:
+            ArtifactSchema: they do not fit together.
+        """
+        try:
+            tables = json.loads(files[TABLES_FILE])
+            arrays = _arrays(files[ARRAYS_FILE])
+            trend = Trend(
+                gamma=float(tables["gamma"]),
+                words={word: (float(i), float(p), float(v)) for word, (i, p, v) in tables["words"].items()},
+                **arrays,
+            )
+            calibration = Calibration(**{name: np.asarray(tables["calibration"][name], float) for name in _KNOTS})
+            guard = Guard(**{name: float(tables["guard"][name]) for name in _LIMITS})
+            ranker = files[RANKER_FILE].decode()
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            raise ArtifactSchema(f"not a fast length ranker: {type(error).__name__}: {error}") from error
+        return cls(trend, ranker, calibration, guard)
+
+    def export(self) -> dict[str, bytes]:
+        """The files of an artifact; :meth:`from_files` gives back a model that predicts the same bits."""
+        trend = self.trend
+        tables: dict[str, Any] = {
+            "gamma": trend.gamma,
+            "words": {word: list(values) for word, values in sorted(trend.words.items())},
+            "calibration": {name: getattr(self.calibration, name).tolist() for name in _KNOTS},
+            "guard": {name: getattr(self.guard, name) for name in _LIMITS},
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **{name: getattr(trend, name) for name in _ARRAYS})
+        return {
+            RANKER_FILE: self._ranker_text.encode(),
+            TABLES_FILE: json.dumps(tables, ensure_ascii=False, allow_nan=False).encode(),
+            ARRAYS_FILE: buffer.getvalue(),
+        }
+
+    def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> LengthScores:
+        """Score prompts; ``embeddings`` (n, 256) are :meth:`predictors.embedding.Embedder.embed` of their texts."""
+        if embeddings.shape != (len(prompts), DIMENSIONS):
+            raise ValueError(f"{len(prompts)} prompts need embeddings ({len(prompts)}, 256), not {embeddings.shape}")
+        if not prompts:
+            return LengthScores(np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_))
+        readings = read(prompts)
+        places = self.trend.place(readings, embeddings)
+        ranks = self.calibration.ranks(self._scores(readings, places))
+        limits = np.array([prompt.max_tokens if prompt.max_tokens else np.inf for prompt in prompts], dtype=np.float64)
+        tokens = np.minimum(self.calibration.tokens(ranks), limits)
+        limited = np.isfinite(limits)
+        ranks[limited] = np.minimum(ranks[limited], self.calibration.ranks_of_tokens(limits[limited]))
+        return LengthScores(ranks, tokens, self.guard.accepts(places))
+
+    def _scores(self, readings: Readings, places: Places) -> Matrix:
+        columns = np.column_stack([self.trend.predict(readings, places), readings.lexical])
+        return np.asarray(self._ranker.predict(columns, num_threads=1, validate_features=False), dtype=np.float64)
+
+
+def piecewise(x: Matrix, knots: Matrix, values: Matrix) -> Matrix:
+    """Linear interpolation (n,) between knots (k,), continued at the slope of the first and last piece."""
+    piece = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
+    slope = (values[piece + 1] - values[piece]) / (knots[piece + 1] - knots[piece])
+    return np.asarray(values[piece] + slope * (x - knots[piece]), dtype=np.float64)
+
+
+def _arrays(encoded: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(encoded), allow_pickle=False) as stored:
+        arrays = {name: np.asarray(stored[name]) for name in _ARRAYS}
+    features, landmarks = len(FEATURES), len(arrays["landmarks"])
+    expected = {
+        "bias": (2,),
+        "mean": (features,),
+        "scale": (features,),
+        "lexical": (2, features),
+        "landmarks": (landmarks, DIMENSIONS),
+        "likeness": (2, landmarks),
+    }
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, not {shape}")
+    if landmarks == 0:
+        raise ValueError("there is no landmark")
+    return arrays
