@@ -1,0 +1,310 @@
+"""A fleet of engines under the control plane, in simulated time.
+
+The loop plays the gateway's part: it hands the control plane the same calls in the same order that real traffic would
+bring, and takes its decisions to the engines. Nothing here chooses anything. Everything happens in order of time:
+arrivals when the caller brings them, engine events, the control plane's own ticks, and the workers' reports, which are
+read every ``report_interval`` and arrive ``report_delay`` later, as stale as a gateway would see them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from controller.pipeline import ControlPlane
+from controller.types import (
+    Dispatch,
+    PoolName,
+    Rejected,
+    Result,
+    Scores,
+    Ticket,
+    TicketId,
+    Usage,
+    WorkerName,
+    WorkerReport,
+    WorkerSpec,
+)
+from envs.engines.base import Engine, EngineEvent, EngineRequest, EventKind
+
+__all__ = ["Ended", "FleetClock", "FleetRequest", "SimFleet"]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRequest:
+    """One request and what only the world knows of it.
+
+    ``output_tokens`` maps a pool to the true length of that pool's answer; it reaches engines and nothing else.
+    ``scores`` is what the predictors say, computed beforehand in batch; ``None`` stands for a scorer that is absent.
+    """
+
+    at: float
+    ticket: Ticket
+    prompt_tokens: int
+    output_tokens: Mapping[PoolName, int]
+    scores: Scores | None = None
+    index: int = 0
+    """The request's place in its workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a request ended. Times are absolute; ``pool`` and ``worker`` are those of the last attempt, if any."""
+
+    request: FleetRequest
+    at: float
+    result: Result
+    pool: PoolName | None = None
+    worker: WorkerName | None = None
+    first_token_at: float | None = None
+    output_tokens: int = 0
+    code: str | None = None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from arrival to the last token; ``None`` if there was no complete answer."""
+        return self.at - self.request.at if self.result is Result.COMPLETED else None
+
+    @property
+    def in_time(self) -> bool:
+        """A complete answer by the ticket's deadline (any complete answer, where it has none)."""
+        deadline = self.request.ticket.deadline
+        return self.result is Result.COMPLETED and (deadline is None or self.at <= deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetClock:
+    """How often the fleet's driver looks at things, in seconds."""
+
+    report_interval: float = 0.5
+    report_delay: float = 0.05
+    tick_interval: float = 0.25
+    """The longest time between two ticks while requests are open."""
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """An engine that reports its running requests' progress only while it is asked to.
+
+    A client that streams hears of every token. Here it hears at each reading of the gauges, which costs a fraction of
+    it and is as fresh as everything else that the control plane knows.
+    """
+
+    stream: bool
+
+
+@dataclass(slots=True)
+class _Open:
+    request: FleetRequest
+    pool: PoolName | None = None
+    worker: WorkerName | None = None
+    first_token_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Worker:
+    spec: WorkerSpec
+    engine: Engine
+    streams: Streams | None
+    next_at: float = math.inf
+
+    def look(self) -> None:
+        due = self.engine.next_event_at()
+        self.next_at = math.inf if due is None else due
+
+
+class SimFleet:
+    """Drives ``control`` and engines from one event to the next; ``now`` is where it stands, in seconds."""
+
+    def __init__(self, control: ControlPlane, clock: FleetClock | None = None, start: float = 0.0) -> None:
+        self.control = control
+        self.now = start
+        self._clock = clock or FleetClock()
+        self._workers: dict[WorkerName, _Worker] = {}
+        self._open: dict[TicketId, _Open] = {}
+        self._ended: list[Ended] = []
+        self._tick_at = math.inf
+        self._read_at = start
+        self._reports: list[tuple[float, int, WorkerName, WorkerReport]] = []
+        self._report_count = 0
+
+    @property
+    def open(self) -> int:
+        """Requests that have not ended."""
+        return len(self._open)
+
+    def add_worker(self, spec: WorkerSpec, engine: Engine) -> None:
+        """Let a ready engine join under its specification."""
+        streams = engine if isinstance(engine, Streams) else None
+        self._workers[spec.name] = _Worker(spec, engine, streams)
+        self.control.add_worker(spec, self.now)
+
+    def submit(self, request: FleetRequest) -> bool:
+        """A request arrives now; true if it waits for its scores. One that is turned away has ended with that.
+
+        Raises:
+            ValueError: it does not arrive now, or its id is still open.
+        """
+        if request.at != self.now:
+            raise ValueError(f"request {request.ticket.id!r} arrives at {request.at}, but the clock shows {self.now}")
+        if request.ticket.id in self._open:
+            raise ValueError(f"request {request.ticket.id!r} is still open")
+        self._open[request.ticket.id] = _Open(request)
+        answer = self.control.submit(request.ticket, self.now)
+        if isinstance(answer, Rejected):
+            self._reject(answer)
+            return False
+        self._tick_at = min(self._tick_at, self.now + self._clock.tick_interval)
+        if not answer.wants_scores:
+            self._dispatch()
+        return answer.wants_scores
+
+    def score(self, ticket: TicketId) -> None:
+        """The request's scores are there: its tier is chosen, and what may start starts."""
+        if ticket in self._open:
+            self.control.on_scores(ticket, self._open[ticket].request.scores, self.now)
+            self._dispatch()
+
+    def abort(self, ticket: TicketId) -> None:
+        """The client leaves now."""
+        state = self._open.get(ticket)
+        if state is None:
+            return
+        self.control.on_abort(ticket, self.now)
+        if state.worker is not None:
+            worker = self._workers[state.worker]
+            worker.engine.cancel(ticket)
+            worker.look()
+        self._end(ticket, self.now, Result.ABORTED)
+        self._dispatch()
+
+    def advance(self, until: float) -> None:
+        """Let everything happen that is due up to and including ``until``."""
+        while (due := self._next_at()) <= until:
+            self._step(due)
+        self.now = max(self.now, until)
+
+    def drain(self, limit: float = math.inf) -> None:
+        """Go on until nothing is open or the clock shows ``limit``."""
+        while self._open and (due := self._next_at()) <= limit:
+            self._step(due)
+
+    def replay(self, requests: Sequence[FleetRequest]) -> list[Ended]:
+        """Run requests, in order of arrival, to their ends; each is scored as it arrives."""
+        for request in requests:
+            self.advance(request.at)
+            if self.submit(request):
+                self.score(request.ticket.id)
+        self.drain()
+        return self.take_ended()
+
+    def take_ended(self) -> list[Ended]:
+        """What ended since the last call, in order of time."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _next_at(self) -> float:
+        due = min(self._tick_at, self._read_at if self._open else math.inf)
+        if self._reports:
+            due = min(due, self._reports[0][0])
+        for worker in self._workers.values():
+            due = min(due, worker.next_at)
+        return max(due, self.now)
+
+    def _step(self, at: float) -> None:
+        """Everything that is due at ``at``: reports first, then engines in order of joining, then time itself."""
+        self.now = at
+        while self._reports and self._reports[0][0] <= at:
+            _, _, name, report = heapq.heappop(self._reports)
+            self.control.on_worker_report(name, report, at)
+        for worker in self._workers.values():
+            if worker.next_at <= at:
+                self._run(worker)
+        if self._read_at <= at:
+            self._read()
+        if self._tick_at <= at:
+            self._tick()
+        self._dispatch()
+
+    def _run(self, worker: _Worker) -> None:
+        for event in worker.engine.advance(self.now):
+            if event.id in self._open:
+                self._on_event(event)
+        worker.look()
+
+    def _on_event(self, event: EngineEvent) -> None:
+        state = self._open[event.id]
+        if event.kind is EventKind.FIRST_TOKEN:
+            state.first_token_at = event.at
+            self.control.on_first_token(event.id, self.now)
+        elif event.kind is EventKind.TOKENS:
+            self.control.on_tokens(event.id, event.output_tokens, self.now)
+        elif event.kind is EventKind.FINISHED:
+            self.control.on_finish(event.id, Usage(state.request.prompt_tokens, event.output_tokens), self.now)
+            self._end(event.id, event.at, Result.COMPLETED, event.output_tokens)
+        else:
+            self._on_failure(event, retryable=event.kind is EventKind.ABORTED)
+
+    def _on_failure(self, event: EngineEvent, *, retryable: bool) -> None:
+        answer = self.control.on_worker_error(event.id, event.kind.value, self.now, retryable=retryable)
+        if isinstance(answer, Rejected):
+            self._end(event.id, event.at, Result.FAILED, event.output_tokens, answer.code)
+        else:
+            state = self._open[event.id]
+            state.worker, state.first_token_at = None, None
+
+    def _read(self) -> None:
+        """Read every worker's gauges, and set them on their way; hear how far the answers have come meanwhile."""
+        for name, worker in self._workers.items():
+            if worker.streams is not None:
+                worker.streams.stream = True
+            self._run(worker)
+            if worker.streams is not None:
+                worker.streams.stream = False
+            state = worker.engine.state()
+            report = WorkerReport(self.now, state.running, state.waiting, state.kv_usage)
+            self._report_count += 1
+            heapq.heappush(self._reports, (self.now + self._clock.report_delay, self._report_count, name, report))
+        self._read_at = self.now + self._clock.report_interval
+
+    def _tick(self) -> None:
+        tick = self.control.tick(self.now)
+        for rejected in tick.rejected:
+            self._reject(rejected)
+        due = self.now + self._clock.tick_interval if self._open else math.inf
+        soonest = math.nextafter(self.now, math.inf)
+        self._tick_at = due if tick.next_at is None else max(soonest, min(due, tick.next_at))
+
+    def _dispatch(self) -> None:
+        for dispatch in self.control.dispatch(self.now):
+            self._start(dispatch)
+
+    def _start(self, dispatch: Dispatch) -> None:
+        state = self._open[dispatch.ticket]
+        state.pool, state.worker = dispatch.pool, dispatch.worker
+        request, worker = state.request, self._workers[dispatch.worker]
+        worker.engine.submit(
+            EngineRequest(
+                id=dispatch.ticket,
+                prompt_tokens=request.prompt_tokens,
+                output_tokens=request.output_tokens[dispatch.pool],
+                priority=dispatch.priority or 0,
+                arrival=self.now,
+                prefix=request.ticket.prefix,
+            )
+        )
+        worker.look()
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._end(rejected.ticket, self.now, Result.REJECTED, code=rejected.code)
+
+    def _end(
+        self, ticket: TicketId, at: float, result: Result, output_tokens: int = 0, code: str | None = None
+    ) -> None:
+        state = self._open.pop(ticket)
+        self._ended.append(
+            Ended(state.request, at, result, state.pool, state.worker, state.first_token_at, output_tokens, code)
+        )

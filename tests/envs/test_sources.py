@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from controller.errors import HeadwayError
+from controller.store import ArtifactStore, shipped_models
+from envs.scenarios import DEMO
+from envs.sources import LENGTH, QUALITY, default_source
+from envs.tasks import Split
+from predictors.artifact import ArtifactError
+
+
+def test_without_artifacts_it_says_which_is_missing(tmp_path: Path) -> None:
+    with pytest.raises((HeadwayError, ArtifactError), match="h100-1b"):
+        default_source(artifacts=ArtifactStore(tmp_path, None), prompts=10)
+
+
+def test_the_shipped_predictors_score_the_prompts() -> None:
+    store = ArtifactStore(shipped_models(), None)
+    try:
+        for ref in (LENGTH, QUALITY):
+            store.resolve(ref)
+    except (HeadwayError, ArtifactError) as error:
+        pytest.skip(str(error))
+    source = default_source(artifacts=store, prompts=200, split=Split.TEST)
+    scored = source.prompts
+    assert set(scored.pools) == {pool.name for pool in DEMO.pools}
+    assert {task.split for task in scored.tasks} == {Split.TEST}
+    known = [scores for scores in scored.scores if scores.quality is not None]
+    assert len(known) > 100
+    assert all(set(scores.quality or {}) == set(scored.pools) for scores in known)
+    small = np.array([(scores.quality or {}).get("small", np.nan) for scores in scored.scores])
+    assert np.corrcoef(small[~np.isnan(small)], scored.quality[~np.isnan(small), 0])[0, 1] > 0.2
