@@ -1,0 +1,132 @@
+"""Building a gateway's parts from its configuration and the artifact store, and saying what became of each artifact."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from controller import stages
+from controller.configuration import Configuration
+from controller.errors import HeadwayError, UnknownArtifact
+from controller.pipeline import ControlPlane
+from controller.protocols import Resources
+from controller.scoring import Scorer
+from controller.types import PoolName
+from gateway.metrics import ArtifactState, Standing
+from predictors.artifact import ArtifactError, load_manifest, manifest_sha256
+from predictors.embedding import Embedder, EmbeddingUnavailable
+from predictors.latency.model import Profile
+from predictors.quality.model import KnnQuality
+
+if TYPE_CHECKING:
+    from predictors.length.model import FastLength
+
+__all__ = ["Artifacts", "Learned", "control_plane", "learned"]
+
+_TYPICAL_CONTEXT = 150
+"""Tokens of context of a typical request, for the speed that a profile stands for before any is measured."""
+_log = logging.getLogger("headway.artifacts")
+T = TypeVar("T")
+
+
+class Artifacts(Protocol):
+    """Where artifacts are found: :class:`controller.store.ArtifactStore`, or a stand-in."""
+
+    def resolve(self, ref: str) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was learned and can be used. ``scorer`` is ``None`` where nothing can be scored."""
+
+    scorer: Scorer | None
+    standings: tuple[Standing, ...]
+
+
+def control_plane(configuration: Configuration, store: Artifacts) -> ControlPlane:
+    """The control plane with the stages that the configuration names. Raises StageError."""
+    settings = configuration.control_settings(dict(_service_rates(configuration, store)))
+    specs = configuration.pool_specs()
+    resources = Resources(specs, settings, configuration.replica_ranges(), store)
+    return ControlPlane(
+        specs,
+        stages.build(configuration.stages.choices(), resources),
+        aliases=configuration.alias_pools(),
+        settings=settings,
+        seed=configuration.seed,
+    )
+
+
+def learned(configuration: Configuration, store: Artifacts) -> Learned:
+    """Load the predictors, and look at every artifact that the configuration names. What fails is told, not raised."""
+    standings: list[Standing] = []
+    scoring = configuration.scoring
+    length = _load(store, scoring.length, _fast_length, standings)
+    quality = _load(store, scoring.quality, KnnQuality.load, standings)
+    for ref in _stage_artifacts(configuration):
+        _load(store, ref, lambda path: path, standings)
+    for standing in standings:
+        if standing.state is not ArtifactState.ACTIVE:
+            _log.warning("artifact %s/%s is %s: %s", standing.kind, standing.name, standing.state, standing.why)
+    if length is None and quality is None:
+        return Learned(None, tuple(standings))
+    try:
+        return Learned(Scorer(Embedder(), length, quality, _pool_models(configuration)), tuple(standings))
+    except EmbeddingUnavailable as error:
+        _log.warning("nothing can be scored: %s", error)
+        return Learned(None, tuple(standings))
+
+
+def _load(store: Artifacts, ref: str | None, load: Callable[[Path], T], standings: list[Standing]) -> T | None:
+    if ref is None:
+        return None
+    kind, _, name = ref.partition("/")
+    try:
+        path = store.resolve(ref)
+        loaded = load(path)
+        version = str(load_manifest(path).version)
+        standings.append(Standing(kind, name, ArtifactState.ACTIVE, version, manifest_sha256(path)))
+    except UnknownArtifact as error:
+        standings.append(Standing(kind, name, ArtifactState.ABSENT, why=str(error)))
+    except (HeadwayError, ArtifactError) as error:
+        standings.append(Standing(kind, name, ArtifactState.REFUSED, why=str(error)))
+    else:
+        return loaded
+    return None
+
+
+def _fast_length(path: Path) -> FastLength:
+    from predictors.length.model import FastLength  # LightGBM takes seconds to import where scikit-learn is installed
+
+    return FastLength.load(path)
+
+
+def _stage_artifacts(configuration: Configuration) -> Iterator[str]:
+    """References in the stages' options, defaults included."""
+    for stage, (name, given) in configuration.stages.choices().items():
+        options = stages.options_model(stage, name).model_validate(given).model_dump()
+        if isinstance(options.get("artifact"), str):
+            yield options["artifact"]
+
+
+def _pool_models(configuration: Configuration) -> Mapping[PoolName, str]:
+    return {pool.name: pool.quality_model or pool.model for pool in configuration.pools}
+
+
+def _service_rates(configuration: Configuration, store: Artifacts) -> Iterator[tuple[PoolName, float]]:
+    """Token-work per second of one busy worker, for pools whose profile can be read."""
+    for pool in configuration.pools:
+        if pool.profile is None:
+            continue
+        try:
+            profile = Profile.load(store.resolve(f"profile/{pool.profile}"))
+        except (HeadwayError, ArtifactError) as error:
+            _log.warning("pool %s: its profile cannot be used, its speed is measured instead: %s", pool.name, error)
+            continue
+        workers = [worker.max_inflight for worker in pool.workers]
+        workers += [pool.actuator.max_inflight] if pool.actuator is not None else []
+        batch = min(max(workers), profile.max_num_seqs)
+        yield pool.name, batch / profile.step_seconds(0, batch, batch * _TYPICAL_CONTEXT)

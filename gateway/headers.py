@@ -1,0 +1,69 @@
+"""Which headers pass between client and worker, and which belong to the gateway."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from controller.types import Dispatch
+from upstream.types import Header
+
+__all__ = ["from_worker", "request_id", "to_worker"]
+
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NOT_TO_WORKER = _HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"accept-encoding",  # the gateway reads the answer's events
+    b"cookie",
+    b"x-vllm-priority",  # only the gateway's own
+    b"x-request-id",
+}
+_NOT_TO_CLIENT = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
+_OURS = b"x-headway-"
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def request_id(given: bytes | None, otherwise: str) -> bytes:
+    """The client's own id where it is one line of at most 128 visible characters."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else otherwise.encode()
+
+
+def to_worker(headers: Iterable[Header], id_: bytes, dispatch: Dispatch, *, keep_key: bool) -> list[Header]:
+    """The client's headers without those that are not for the worker, and the gateway's own.
+
+    A further attempt has an id of its own, because the worker of the first may still know that one. ``keep_key`` passes
+    the client's ``Authorization`` on.
+    """
+    kept = [
+        (name, value)
+        for name, value in headers
+        if name not in _NOT_TO_WORKER and not name.startswith(_OURS) and (keep_key or name != b"authorization")
+    ]
+    kept.append((b"x-request-id", id_ if dispatch.attempt == 1 else b"%b-%d" % (id_, dispatch.attempt)))
+    if dispatch.priority is not None:
+        kept.append((b"x-vllm-priority", b"%d" % dispatch.priority))
+    return kept
+
+
+def from_worker(headers: Iterable[Header], id_: bytes, dispatch: Dispatch) -> list[Header]:
+    """The worker's headers for the client, without the framing, and who answered."""
+    kept = [(name, value) for name, value in headers if name not in _NOT_TO_CLIENT]
+    kept.append((b"x-request-id", id_))
+    kept.append((b"x-headway-ticket", dispatch.ticket.encode()))
+    kept.append((b"x-headway-pool", dispatch.pool.encode()))
+    kept.append((b"x-headway-worker", dispatch.worker.encode()))
+    return kept

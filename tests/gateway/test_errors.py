@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from controller.types import Rejected
+from gateway.errors import ApiError, from_rejected
+
+
+@pytest.mark.parametrize(
+    "status, kind",
+    [(400, "invalid_request_error"), (404, "not_found_error"), (429, "rate_limit_error"), (500, "server_error")],
+)
+def test_the_body_is_openais_error_object(status: int, kind: str) -> None:
+    body = json.loads(ApiError(status, "some_code", "what is wrong", param="model").body())
+    assert body == {"error": {"message": "what is wrong", "type": kind, "param": "model", "code": "some_code"}}
+
+
+def test_an_event_is_the_same_object() -> None:
+    error = ApiError(502, "c", "m")
+    assert error.event() == b"data: " + error.body() + b"\n\n"
+
+
+def test_a_refusal_keeps_its_status_code_and_time_to_come_back() -> None:
+    error = from_rejected(Rejected("t", 429, "queue_full", "full", retry_after=0.2))
+    assert (error.status, error.code) == (429, "queue_full")
+    assert (b"retry-after", b"1") in error.headers()
+
+
+def test_an_unknown_model_names_the_parameter() -> None:
+    assert from_rejected(Rejected("t", 404, "model_not_found", "no")).param == "model"
+
+
+def test_a_request_that_was_not_read_ends_its_connection() -> None:
+    assert (b"connection", b"close") in ApiError(413, "c", "m", close=True).headers()
