@@ -31,7 +31,7 @@ class Group:
 
 
 COMMANDS: Mapping[str, Entry | Group] = {
-    "demo": Entry("cli.demo:demo", "The whole thing on this machine: no GPU, no configuration."),
+    "demo": Entry("cli.demo.command:demo", "The whole thing on this machine: no GPU, no configuration."),
     "serve": Entry("cli.serve:serve", "Run the gateway."),
     "worker": Group(
         "Workers to try things with.",

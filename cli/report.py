@@ -79,7 +79,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as it is written."""
         rows = [
-            {**labels, "metrics": {name: _as_json(m) for name, m in metrics.items()}} for labels, metrics in self.results
+            {**labels, "metrics": {name: _as_json(metric) for name, metric in metrics.items()}}
+            for labels, metrics in self.results
         ]
         head = {"command": self.command, "version": headway_version(), "seed": self.seed}
         return {**head, "settings": dict(self.settings), "results": rows, **self.extras}

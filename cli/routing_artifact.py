@@ -1,0 +1,143 @@
+"""What a quality artifact says of itself, and judging the one that ships on the rows that it lists as kept out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from rich.markup import escape
+
+from cli.missing import fail
+from cli.routing_sources import LICENCES, NINE, PAIR, Inputs, Source, kept_out
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from predictors.quality.card import Facts
+    from predictors.quality.evaluation import Metrics, Study
+    from predictors.quality.table import RoutingTable
+    from predictors.types import Interval
+
+NAMES: Final = {Source.LLMROUTER: "llmrouter", Source.ROUTELLM: "routellm", Source.TASKS: "ladder"}
+_DATA: Final = {
+    Source.LLMROUTER: NINE,
+    Source.ROUTELLM: PAIR,
+    Source.TASKS: "graded answers of simulated workers to envs/tasks.py, split=train",
+}
+_PURPOSE: Final = {
+    Source.LLMROUTER: "Predicts, for a prompt, how well each of nine open models answers it. It shows what the router "
+    "does on public data; for your own models, train one on your own graded answers.",
+    Source.ROUTELLM: "Predicts, for a prompt, whether a weak and a strong model answer it rightly.",
+    Source.TASKS: "Predicts, for a prompt of the task suite, how often each of three **simulated** workers answers it "
+    "rightly. The simulated ladder's skill is an assumption (see the profiles' cards), so this artifact is for demos, "
+    "tests and the simulated environments; it says nothing about any real model.",
+}
+_COSTS: Final = {
+    Source.LLMROUTER: "List prices of the table; every answer is counted as 200 tokens, a prompt as characters / 4.",
+    Source.ROUTELLM: "No prices: in the evaluation the cost of a prompt is 1 where the strong model is called, else 0.",
+    Source.TASKS: "Prices are the profile's GPU time (32 requests in flight, 512 tokens of context each) at its hourly "
+    "price, and the expected tokens the mean of the observed answers: assumptions of the simulated ladder as well.",
+}
+_LIMITS: Final = {
+    Source.LLMROUTER: (
+        "On whole new tasks no router learned from this table, this one included, beats always taking the best single "
+        "model; the guard only keeps the loss small. `headway eval routing` (split `leave_one_out`) measures it.",
+        "The guard's quantile was chosen by looking at leave-one-task-out on this very table.",
+        "14 public English benchmarks; many are multiple choice, and chat is not among them.",
+    ),
+    Source.ROUTELLM: ("MMLU and GSM8K alone; on new subjects the gain over a coin flip is small.",),
+    Source.TASKS: (
+        "It learned from one sampled answer a prompt and worker, never from the skill tables that drive the workers.",
+        "An embedding tells families apart well, levels (larger numbers, more steps) only in part.",
+        "No guard: prompts outside the task suite are caught by the out-of-distribution flag alone.",
+    ),
+}
+
+_BESIDE: Final = {
+    "zero_policy": ("aiq", "accuracy", "brier", "ece"),
+    "best_single": ("accuracy", "cost"),
+    "zero": ("aiq",),
+    "random": ("aiq", "accuracy"),
+    "oracle": ("aiq", "accuracy"),
+}
+"""Metrics of other routers that the manifest keeps for comparison."""
+
+
+class Draft(NamedTuple):
+    """Facts of the card and the manifest, and the rows kept out."""
+
+    facts: Facts
+    held_out: Mapping[str, Any]
+
+
+def compose(
+    source: Source, table: RoutingTable, study: Study, judged: Mapping[str, Metrics], models: Path, name: str | None
+) -> Draft:
+    """What the next version of ``quality/NAME`` in the folder ``models`` says of itself."""
+    from predictors.artifact import DataSource
+    from predictors.quality.card import Facts
+
+    called = name or NAMES[source]
+    rows, held_out = len(study.training), _held_out(source, table, study)
+    facts = Facts(
+        name=called,
+        version=_next_version(models, called),
+        purpose=_PURPOSE[source],
+        data=[DataSource(_DATA[source], LICENCES[source], table.sha256, rows)],
+        metrics=_flat(judged),
+        held_out=f"{len(study.judged)} prompts: {held_out[_DATA[source]]['rule']}.",
+        costs=_COSTS[source],
+        limits=_LIMITS[source],
+    )
+    return Draft(facts, held_out)
+
+
+def shipped_study(source: Source, inputs: Inputs) -> tuple[Study, NDArray[np.float32]] | None:
+    """The shipped artifact of a source: the rows that it lists as kept out, and its predictions for them.
+
+    ``None`` where none ships, or where it was trained on another edition of the data.
+    """
+    from controller.errors import StoreError, UnknownArtifact
+    from controller.store import ArtifactStore, shipped_models
+    from predictors.quality.model import KnnQuality
+
+    try:
+        knn = KnnQuality.load(ArtifactStore(shipped_models(), None).resolve(f"quality/{NAMES[source]}"))
+    except UnknownArtifact:
+        return None
+    except StoreError as error:
+        raise fail(escape(str(error)), 1) from error
+    table = inputs.read(source)
+    study = kept_out(source, table, inputs)
+    listed = knn.manifest.held_out if knn.manifest else {}
+    if listed.get(_DATA[source]) != _held_out(source, table, study)[_DATA[source]] or knn.models_ != table.models:
+        return None
+    return study, knn.predict(study.judged.embeddings).quality
+
+
+def _held_out(source: Source, table: RoutingTable, study: Study) -> dict[str, Any]:
+    """As a manifest lists it."""
+    if source is Source.TASKS:
+        return {_DATA[source]: {"rule": "the task suite's test split, which shares no problem with the train split"}}
+    ids = [table.ids[row] for row in study.judged_rows]
+    rule = "one prompt in ten, by hash of its content"
+    return {_DATA[source]: {"rule": rule, "sha256": table.sha256, "ids": ids}}
+
+
+def _flat(judged: Mapping[str, Metrics]) -> dict[str, Interval | None]:
+    """``aiq`` of the artifact itself; ``zero_aiq``, ``best_single_accuracy`` … of the routers beside it."""
+    metrics: dict[str, Interval | None] = dict(judged["default"])
+    for router, wanted in _BESIDE.items():
+        metrics |= {f"{router}_{metric}": judged[router][metric] for metric in wanted}
+    return metrics
+
+
+def _next_version(models: Path, name: str) -> int:
+    """Above what is in this folder, and above what ships, which would hide it."""
+    from controller.store import shipped_models
+    from predictors.artifact import next_version
+    from predictors.quality.model import KIND
+
+    return max(next_version(folder, KIND, name) for folder in (models, shipped_models()) if folder is not None)

@@ -1,0 +1,67 @@
+"""The official client works against the gateway as against OpenAI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.live.fleet import MODEL, Gateway
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=120) as opened:
+        yield opened
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    names = {model.id for model in client.models.list()}
+    assert {"auto", MODEL} <= names
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Say hello."}], max_tokens=12, temperature=0
+    )
+    assert answer.choices[0].message.content
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 12
+
+
+def test_chat_streams(client: openai.OpenAI) -> None:
+    pieces = []
+    usage = None
+    for chunk in client.chat.completions.create(
+        model="auto",
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name three colours."}],
+        max_completion_tokens=16,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    ):
+        pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
+        usage = chunk.usage or usage
+    assert len(pieces) > 1
+    assert usage is not None
+    assert usage.completion_tokens >= len(pieces)
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0)
+    assert answer.choices[0].text
+    streamed = client.completions.create(
+        model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == answer.choices[0].text
+
+
+def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="gpt-17"):
+        client.chat.completions.create(model="gpt-17", messages=[{"role": "user", "content": "Hello"}])
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hello"}], temperature=-1)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model=MODEL, messages=[])
