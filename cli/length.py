@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.length_sources import Inputs, Source, kept_out, listed
+from cli.length_sources import Inputs, Source, kept_out, listed, usable
 from cli.missing import fail
 from cli.report import Label, Metric, Report
 
@@ -62,7 +62,7 @@ def train(
     parts = inputs.read()
     report = Report("train length", seed, {**inputs.settings(), "held_out": held_out, "folds": folds, "least": least})
     table = _without_held_out(parts, held_out, least)
-    with _steps(2) as step:
+    with usable(), _steps(2) as step:
         step(f"{folds}-fold cross-validation")
         scores = out_of_fold(lambda: FastRanker(FastSettings(seed=seed)), table, folds, seed)
         step("fitting")
@@ -98,31 +98,42 @@ def evaluate(
 ) -> None:
     """Kendall's tau-b of length rankers on prompts they never saw: median over models, by source."""
     from predictors.length.baselines import RANKERS, mean_rank_of_others
-    from predictors.length.data import merge
     from predictors.length.evaluation import judge, out_of_fold
 
     inputs = Inputs(data, rows, tasks, seed, source)
     parts = inputs.read()
     shipped = _shipped(artifact)
     report = Report("eval length", seed, {**inputs.settings(), "folds": folds, "resamples": resamples, "least": least})
-    tables = [_embedded(label, part, least) for label, part in [*parts.items(), ("all", merge(list(parts.values())))]]
-    with _steps(len(tables) * (len(RANKERS) + 1)) as step:
-        for table in tables:
+    tables = _tables(parts, least)
+    with usable(), _steps(len(tables) * (len(RANKERS) + 1)) as step:
+        for table, labels in tables:
             for predictor, make in RANKERS.items():
                 step(f"{table.source}: {predictor}")
                 judged = judge(out_of_fold(make, table, folds, seed), table, seed, resamples)
                 setting = {"setting": "default"} if predictor == "fast" else {}
-                cost = _microseconds(make, table) if table.source == "all" else None
-                _row(report, predictor, table.source, judged, cost, split="in_domain", **setting)
+                cost = _microseconds(make, table) if "all" in labels else None
+                for label in labels:
+                    _row(report, predictor, label, judged, cost, split="in_domain", **setting)
             step(f"{table.source}: oracle")
             oracle = judge(mean_rank_of_others(table.data.tokens), table, seed, resamples)
-            _row(report, "oracle", table.source, oracle, split="in_domain")
+            for label in labels:
+                _row(report, "oracle", label, oracle, split="in_domain")
     if shipped is not None:
         model, manifest = shipped
         report.extra("artifact", {"ref": manifest.ref})
         _judge_as_is(report, model, kept_out(parts, manifest.held_out), seed, resamples)
     report.write(json_path)
     report.show(Console(), "Kendall's tau-b with each model's output tokens (median over models)")
+
+
+def _tables(parts: Mapping[Source, LengthData], least: int) -> list[tuple[Table, list[str]]]:
+    """What is judged, each with the labels of its rows: every source, and all of them (the same, if there is one)."""
+    from predictors.length.data import merge
+
+    tables = [(_embedded(source, part, least), [str(source)]) for source, part in parts.items()]
+    if len(tables) == 1:
+        return [(table, [*labels, "all"]) for table, labels in tables]
+    return [*tables, (_embedded("all", merge(list(parts.values())), least), ["all"])]
 
 
 def _without_held_out(parts: Mapping[Source, LengthData], share: float, least: int) -> Table:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -51,20 +52,29 @@ class Inputs:
         return {source: self._read(source) for source in self.sources()}
 
     def _read(self, source: Source) -> LengthData:
-        from predictors.length.data import ARENA_LENGTHS, LengthDataError, read_arena, read_collected
+        from predictors.length.data import ARENA_LENGTHS, read_arena, read_collected
 
-        try:
+        with usable():
             if source is Source.ARENA:
                 return read_arena(data_dir(self.data, ARENA_LENGTHS))
             if source is Source.ROWS and self.rows is not None:
                 return read_collected(self.rows)
-        except LengthDataError as error:
-            raise fail(str(error)) from error
         return task_lengths(self.tasks, self.seed, "train")
 
     def settings(self) -> dict[str, Any]:
         """For a report: what would read the same rows."""
         return {"sources": self.sources(), "tasks": self.tasks, "rows": str(self.rows) if self.rows else None}
+
+
+@contextmanager
+def usable() -> Iterator[None]:
+    """Rows that cannot be read, or learned from, end the command with exit code 2 and say why."""
+    from predictors.length.data import LengthDataError
+
+    try:
+        yield
+    except LengthDataError as error:
+        raise fail(str(error)) from error
 
 
 def task_lengths(count: int, seed: int, split: str) -> LengthData:

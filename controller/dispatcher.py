@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from controller.errors import ControlError
-from controller.fleet import Fleet, PoolState, WorkerState
+from controller.fleet import Fleet
+from controller.members import PoolState, WorkerState
 from controller.protocols import PlaceContext, Stages
 from controller.tally import Outcome, Tally
 from controller.tickets import Stand, TicketState

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from controller.fleet import PoolState
+from controller.members import PoolState
 from controller.settings import TenantSpec
 from controller.types import Alternative, Rejected, Ticket
 

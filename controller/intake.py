@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from controller.eligibility import eligible, refusal
 from controller.errors import UnknownPool, suggestion
-from controller.fleet import Fleet, PoolState
+from controller.fleet import Fleet
+from controller.members import PoolState
 from controller.protocols import AdmitContext, AdmitStage, ScaleStage
 from controller.settings import ControlSettings
 from controller.tickets import TicketState

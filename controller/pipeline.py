@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from controller.dispatcher import Dispatcher
 from controller.errors import ControlError, UnknownTicket
-from controller.fleet import Fleet, WorkerState
+from controller.fleet import Fleet
 from controller.intake import Intake, no_worker
+from controller.members import WorkerState
 from controller.protocols import Move, Signal, Stages, TierContext
 from controller.records import RecordLog
 from controller.running import Running

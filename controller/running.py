@@ -66,4 +66,4 @@ def _learn(state: TicketState, usage: Usage) -> None:
     predicted = None if state.scores is None else state.scores.output_tokens
     if predicted is not None and ticket.max_tokens is not None:
         predicted = min(predicted, ticket.max_tokens)
-    pool.output.observe(predicted, usage.output_tokens)
+    pool.learn_output(predicted, usage.output_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-from controller.fleet import PoolState, WorkerState
+from controller.members import PoolState, WorkerState
 from controller.protocols import Signal
 from controller.types import Choice, DecisionRecord, Result, Scores, Ticket, Usage, WorkerName
 from controller.view import TicketView

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from controller.errors import ControlError
-from controller.fleet import PoolState
+from controller.members import PoolState
 from controller.protocols import TierContext, TierStage
 from controller.tally import Outcome, Tally
 from controller.tickets import TicketState

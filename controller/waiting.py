@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from controller.fleet import PoolState
+from controller.members import PoolState
 from controller.protocols import FairnessStage, OrderContext, OrderStage
 from controller.queue import KeyedHeap, PoolQueue
 from controller.settings import ControlSettings

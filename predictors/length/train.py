@@ -18,7 +18,7 @@ from scipy.linalg import solve
 from scipy.optimize import isotonic_regression
 from scipy.sparse import csr_array
 
-from predictors.length.data import LengthData
+from predictors.length.data import LengthData, LengthDataError
 from predictors.length.features import Readings, read
 from predictors.length.model import Calibration, FastLength, Guard, LengthScores
 from predictors.length.target import Consensus, consensus
@@ -29,6 +29,7 @@ Matrix = NDArray[np.float64]
 Rows = NDArray[np.intp]
 _LEVELS = 64
 """Relevance levels of lambdarank; a difference of one level gains the same anywhere (linear gains)."""
+_LEAST_PROMPTS = 20
 _LEAST_RISE = 1e-3
 """Of the logarithm of expected tokens, from one bin of the calibration to the next."""
 
@@ -68,8 +69,16 @@ class FastRanker:
         self.settings = settings
 
     def fit(self, data: LengthData, embeddings: NDArray[np.float32]) -> Self:
-        """Learn from prompts and their embeddings (n, 256)."""
+        """Learn from prompts and their embeddings (n, 256).
+
+        Raises:
+            LengthDataError: there are too few prompts, or nothing tells them apart.
+        """
         settings = self.settings or FastSettings()
+        if len(set(data.groups)) < _LEAST_PROMPTS:
+            raise LengthDataError(
+                f"{len(set(data.groups))} distinct prompts are too few; {_LEAST_PROMPTS} are the least"
+            )
         readings, labels = read(data.prompts), consensus(data)
         folds = grouped_folds(data.groups, settings.inner_folds, settings.seed)
         trend_scores = np.empty((len(data), 2))
@@ -214,7 +223,7 @@ def _booster(columns: Matrix, labels: Consensus, rows: Rows, settings: FastSetti
     dataset = lightgbm.Dataset(
         columns[dealt], levels, weight=labels.weight[dealt], group=[len(query) for query in queries]
     )
-    return lightgbm.train(_parameters(settings), dataset, settings.trees)
+    return lightgbm.train(_parameters(settings, len(rows)), dataset, settings.trees)
 
 
 def deal_queries(sources: Rows, settings: FastSettings) -> list[Rows]:
@@ -231,7 +240,8 @@ def deal_queries(sources: Rows, settings: FastSettings) -> list[Rows]:
     return queries
 
 
-def _parameters(settings: FastSettings) -> dict[str, object]:
+def _parameters(settings: FastSettings, prompts: int) -> dict[str, object]:
+    least_in_leaf = max(1, min(settings.least_in_leaf, prompts // 20))
     return {
         "objective": "lambdarank",
         "label_gain": list(range(_LEVELS)),
@@ -239,7 +249,7 @@ def _parameters(settings: FastSettings) -> dict[str, object]:
         "lambdarank_norm": False,
         "learning_rate": settings.learning_rate,
         "num_leaves": settings.leaves,
-        "min_data_in_leaf": settings.least_in_leaf * settings.repeats,
+        "min_data_in_leaf": least_in_leaf * settings.repeats,
         "feature_fraction": settings.feature_share,
         "bagging_fraction": settings.row_share,
         "bagging_freq": 1,
@@ -260,7 +270,7 @@ def calibrate(scores: Matrix, labels: Consensus, bins: int) -> Calibration:
     at = np.array([np.average(scores[part]) for part in parts])
     at, first = np.unique(at, return_index=True)
     if len(at) < 2:
-        raise ValueError("these prompts cannot be told apart: every one has the same score")
+        raise LengthDataError("these prompts cannot be told apart: every one has the same score")
     rank = (np.cumsum([len(part) for part in parts]) - 0.5 * len(parts[0]))[first] / len(order)
     lengths = np.array([np.average(np.exp(labels.log_tokens[p]), weights=labels.weight[p]) for p in parts])[first]
     tokens = isotonic_regression(lengths).x

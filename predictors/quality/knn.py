@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.quality.model import Bank, Price
-from predictors.quality.neighbours import ANCHORS, KnnSettings, Metric, estimate, nearest, plain_metric
+from predictors.quality.neighbours import ANCHORS, KnnSettings, Metric, estimate, metric, nearest, plain_metric
 from predictors.quality.table import Labelled
 
 Array = NDArray[np.float32]
@@ -30,8 +30,8 @@ class KnnEstimator:
         """Keep the prompts as the bank, and learn how familiar they are to each other."""
         self.metric_ = fit_metric(data.embeddings, self.settings.whiten)
         self.points_ = self.metric_(data.embeddings)
-        self.quality_ = data.quality
-        self.prior_: Array = data.quality.mean(axis=0)
+        self.quality_: Array = data.quality.astype(np.float16).astype(np.float32)
+        self.prior_: Array = self.quality_.mean(axis=0)
         familiarity = own_familiarity(self.points_)
         self.guard_ = threshold(familiarity, self.settings.guard)
         self.known_ = threshold(familiarity, KNOWN_QUANTILE)
@@ -65,12 +65,12 @@ def fit_metric(embeddings: Array, whiten: float) -> Metric:
     n, dimensions = embeddings.shape
     if whiten == 0.0:
         return plain_metric(dimensions)
-    centre = embeddings.mean(axis=0)
+    centre = embeddings.mean(axis=0, dtype=np.float64)
     spread, axes = np.linalg.eigh(np.cov(embeddings - centre, rowvar=False))
     unsure = dimensions / (n + dimensions)
     mixed = (1 - unsure) * np.maximum(spread, 0.0) + unsure * spread.mean()
     scale = np.sqrt(mixed / mixed[-1]) ** whiten
-    return Metric(centre.astype(np.float32), (axes / scale).astype(np.float32))
+    return metric(centre, axes / scale)
 
 
 def own_familiarity(points: Array) -> Array:

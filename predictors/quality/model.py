@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from predictors import artifact
-from predictors.artifact import Artifact, ArtifactSchema, Manifest
+from predictors.artifact import ArtifactSchema, Manifest
 from predictors.embedding import DIMENSIONS, EMBEDDING
-from predictors.quality.neighbours import ANCHORS, KnnSettings, Metric, estimate, nearest
+from predictors.quality.neighbours import ANCHORS, POINT_GRID, KnnSettings, Metric, estimate, nearest
 
 KIND: Final = "quality"
 FEATURES: Final = (EMBEDDING,)
@@ -101,7 +101,7 @@ class KnnQuality:
             ArtifactError: it is missing, tampered with, or of another schema (:mod:`predictors.artifact`).
         """
         found = artifact.load(path, kind=KIND, features=FEATURES)
-        return cls(decode(found), found.manifest)
+        return cls(decode(found.files, str(path)), found.manifest)
 
     @property
     def models_(self) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ def query_usd(
 
 
 def encode(bank: Bank) -> dict[str, bytes]:
-    """The artifact's files; points and qualities are kept in half precision."""
+    """The artifact's files; :func:`decode` gives back the same bank, bit for bit."""
     document = {
         "models": list(bank.models),
         "prices": [asdict(price) for price in bank.prices],
@@ -157,27 +157,27 @@ def encode(bank: Bank) -> dict[str, bytes]:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        centre=bank.metric.centre.astype(np.float32),
-        axes=bank.metric.axes.astype(np.float32),
-        points=bank.points.astype(np.float16),
+        centre=bank.metric.centre,
+        axes=bank.metric.axes,
+        points=np.rint(bank.points / POINT_GRID).astype(np.int16),
         quality=bank.quality.astype(np.float16),
-        prior=bank.prior.astype(np.float32),
+        prior=bank.prior,
     )
     return {_MODEL: json.dumps(document, indent=1, allow_nan=False).encode() + b"\n", _BANK: buffer.getvalue()}
 
 
-def decode(found: Artifact) -> Bank:
+def decode(files: Mapping[str, bytes], where: str = "artifact") -> Bank:
     """What :func:`encode` wrote.
 
     Raises:
-        ArtifactSchema: the files do not have that shape.
+        ArtifactSchema: the files do not have that shape; the message begins with ``where``.
     """
     try:
-        document: Mapping[str, Any] = json.loads(found.read(_MODEL))
-        with np.load(io.BytesIO(found.read(_BANK)), allow_pickle=False) as arrays:
+        document: Mapping[str, Any] = json.loads(files[_MODEL])
+        with np.load(io.BytesIO(files[_BANK]), allow_pickle=False) as arrays:
             return _bank(document, arrays)
     except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
-        raise ArtifactSchema(f"{found.manifest.ref}: not a kNN bank: {type(error).__name__}: {error}") from error
+        raise ArtifactSchema(f"{where}: not a kNN bank: {type(error).__name__}: {error}") from error
 
 
 def _bank(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Bank:
@@ -187,8 +187,8 @@ def _bank(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Ba
         settings=KnnSettings(**document["settings"]),
         guard=float(document["guard"]),
         known=float(document["known"]),
-        metric=Metric(arrays["centre"].astype(np.float32), arrays["axes"].astype(np.float32)),
-        points=arrays["points"].astype(np.float32),
+        metric=Metric(arrays["centre"].astype(np.float64), arrays["axes"].astype(np.float64)),
+        points=arrays["points"].astype(np.float32) * np.float32(POINT_GRID),
         quality=arrays["quality"].astype(np.float32),
         prior=arrays["prior"].astype(np.float32),
     )

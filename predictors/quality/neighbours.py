@@ -1,13 +1,16 @@
 """Cosine nearest neighbours, and the shrunken, similarity-weighted mean over them: shared by serving and training.
 
-    z   = unit((x - centre) @ axes)                     the metric: partly whitened embeddings
-    w_i = max(0, z . z_i)^power                         over the k nearest prompts i of the bank
+    z   = round(unit((x - centre) @ axes) * 2^11) / 2^11    the metric: partly whitened embeddings
+    w_i = max(0, z . z_i)^power                             over the k nearest prompts i of the bank
     q   = (sum_i w_i y_i + kappa * prior) / (sum_i w_i + kappa)
-    q   = prior                                         where the mean cosine of the nearest ANCHORS is under the guard
+    q   = prior                                             where the mean cosine of the nearest ANCHORS is under the guard
 
 ``kappa`` is the weight, in prompts of similarity 1, of the models' mean quality (the prior), so a prompt that is like
 nothing in the bank is judged by the prior: the shrinkage of ProxRouter (arXiv 2510.09852) with cosine weights. The
 guard keeps the router close to the best single model on tasks that it has never seen.
+
+All coordinates are multiples of a power of two, small enough for every product and every partial sum of a dot product
+to be exact. So a prompt's score is the same bit for bit alone or in a batch, on any machine and BLAS.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+POINT_GRID: Final = 2.0**-11
+"""Products are multiples of 2^-22 and sums at most 1.01: exact in float32."""
+_EMBEDDING_GRID: Final = 2.0**-16
+_AXES_GRID: Final = 2.0**-16
+"""Products of embeddings (at most 1) and axes are multiples of 2^-32, sums far below 2^20: exact in float64."""
 
 ANCHORS: Final = 10
 """How many of the nearest neighbours say how familiar a prompt is."""
@@ -47,23 +57,33 @@ class KnnSettings:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How prompts are compared: ``centre`` (d,) and ``axes`` (d, d) of the embedding."""
+    """How prompts are compared: ``centre`` (d,) and ``axes`` (d, d) of the embedding, rounded to their grids."""
 
-    centre: Array
-    axes: Array
+    centre: Wide
+    axes: Wide
 
     def __call__(self, embeddings: Array) -> Array:
-        """Unit rows (n, d) to compare by their cosine; an embedding of zeros, a text without a token, stays zeros."""
-        rotated = (embeddings - self.centre) @ self.axes
-        length = np.linalg.norm(rotated, axis=1, keepdims=True)
-        unit: Array = (rotated / np.maximum(length, 1e-12)).astype(np.float32)
-        unit[~embeddings.any(axis=1)] = 0.0
-        return unit
+        """Points (n, d) to compare by their dot product; an embedding of zeros, a text without a token, stays zeros."""
+        rotated = (_rounded(embeddings, _EMBEDDING_GRID) - self.centre) @ self.axes
+        length = np.sqrt((rotated * rotated).sum(axis=1, keepdims=True))
+        points = _rounded(rotated / np.maximum(length, 1e-12), POINT_GRID).astype(np.float32)
+        points[~embeddings.any(axis=1)] = 0.0
+        return points
+
+
+def metric(centre: NDArray[np.floating], axes: NDArray[np.floating]) -> Metric:
+    """A metric from unrounded parts."""
+    return Metric(_rounded(centre, _EMBEDDING_GRID), _rounded(axes, _AXES_GRID))
 
 
 def plain_metric(dimensions: int) -> Metric:
     """The cosine of the embeddings as they are."""
-    return Metric(np.zeros(dimensions, dtype=np.float32), np.eye(dimensions, dtype=np.float32))
+    return metric(np.zeros(dimensions), np.eye(dimensions))
+
+
+def _rounded(values: NDArray[np.floating], grid: float) -> Wide:
+    rounded: Wide = np.rint(np.asarray(values, dtype=np.float64) / grid) * grid
+    return rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +126,10 @@ def _nearest(similarity: Array, k: int) -> tuple[Array, NDArray[np.intp]]:
 def estimate(neighbours: Neighbours, quality: Array, prior: Array, settings: KnnSettings, guard: float) -> Array:
     """Expected quality (n, M) from the bank's ``quality`` (N, M); ``guard`` is the least familiarity trusted."""
     similarity, rows = neighbours.similarity[:, : settings.k], neighbours.rows[:, : settings.k]
-    weights = np.maximum(similarity, 0.0) ** settings.power
-    evidence = np.einsum("nk,nkm->nm", weights, quality[rows]) + settings.kappa * prior
+    weights = np.maximum(similarity, 0.0).astype(np.float64) ** settings.power
+    evidence = (weights[:, :, None] * quality[rows]).sum(axis=1) + settings.kappa * prior
     total = weights.sum(axis=1, keepdims=True) + settings.kappa
-    learned = np.divide(evidence, total, out=np.tile(prior, (len(rows), 1)), where=total > 0)
+    learned = np.divide(evidence, total, out=np.tile(prior.astype(np.float64), (len(rows), 1)), where=total > 0)
     trusted = (neighbours.familiarity >= guard)[:, None]
     estimated: Array = np.where(trusted, learned, prior).astype(np.float32)
     return estimated

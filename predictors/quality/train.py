@@ -51,12 +51,13 @@ class RidgeQuality:
 
     def fit(self, data: Labelled) -> Self:
         """Learn one weight vector a model."""
-        self.model_ = RidgeCV(alphas=list(self.alphas)).fit(data.embeddings, data.quality)
+        self.model_ = RidgeCV(alphas=list(self.alphas)).fit(data.embeddings.astype(np.float64), data.quality)
         return self
 
     def predict(self, embeddings: Array) -> Array:
         """Expected quality (n, M), clipped to [0, 1]."""
-        predicted: Array = np.clip(self.model_.predict(embeddings), 0.0, 1.0).astype(np.float32)
+        linear = embeddings.astype(np.float64) @ self.model_.coef_.T + self.model_.intercept_
+        predicted: Array = np.clip(linear, 0.0, 1.0).astype(np.float32)
         return predicted
 
 

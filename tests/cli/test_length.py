@@ -18,7 +18,7 @@ from envs.tasks import generate
 from predictors.artifact import load_manifest, verify
 from predictors.length.model import FastLength
 
-QUICK = ["--tasks", "120", "--resamples", "100", "--least", "20"]
+QUICK = ["--tasks", "60", "--resamples", "100", "--least", "20"]
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_training_writes_an_artifact_that_loads_and_is_judged_on_what_it_never_s
     held_out = set(manifest.held_out["arena"]["groups"])
     assert 0 < len(held_out) == 90 - next(s.rows for s in manifest.data if s.name == "arena")
 
-    judged = run(evaluate, "--data", str(data), "--artifact", str(out / ref), "--folds", "2", *QUICK,
+    judged = run(evaluate, "--source", "arena", "--data", str(data), "--artifact", str(out / ref), "--folds", "2", *QUICK,
                  "--json", str(tmp_path / "eval.json"))  # fmt: skip
     assert judged.exit_code == 0, judged.output
     rows = rows_of(tmp_path / "eval.json")
@@ -143,6 +143,15 @@ def test_what_is_missing_is_said(command: Any, arguments: list[str], said: str) 
     assert said in done.stderr.replace("\n", "")
 
 
+def test_too_few_rows_are_said(tmp_path: Path) -> None:
+    columns = {"prompt": [f"p{i}" for i in range(8)], "model": ["m"] * 8, "output_tokens": list(range(8))}
+    few = pyarrow.table({**columns, "error": pyarrow.nulls(8, pyarrow.string())})
+    pyarrow.parquet.write_table(few, tmp_path / "few.parquet")
+    done = run(train, "--source", "rows", "--rows", str(tmp_path / "few.parquet"), *QUICK)
+    assert done.exit_code == 2
+    assert "too few" in done.stderr
+
+
 def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
     assert (
         run(train, "--source", "tasks", "--out", str(tmp_path / "m"), "--name", "t", "--folds", "2", *QUICK).exit_code
@@ -152,4 +161,4 @@ def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
     (folder / "tables.json").write_bytes(b"{}")
     done = run(evaluate, "--source", "tasks", "--artifact", str(folder), *QUICK)
     assert done.exit_code == 1
-    assert "tables.json" in done.stderr
+    assert "tables.json" in done.stderr.replace("\n", "")

@@ -130,3 +130,13 @@ def test_without_fairness_order_alone_decides() -> None:
         served.append(name)
         finish(control, name, float(now))
     assert served[-1] == "quiet"
+
+
+def test_a_request_that_is_tried_again_is_charged_once() -> None:
+    fair = Vtc(VtcOptions(), ControlSettings())
+    control = plane(replace(stages({}), fairness=fair), workers=2, max_inflight=1)
+    submit(control, "a", 0.0, prompt_tokens=100)
+    control.dispatch(0.0)
+    control.on_worker_error("a", "reset", 0.1, retryable=True)
+    control.dispatch(0.2)
+    assert fair.service("small", "default") == 100

@@ -177,7 +177,7 @@ def test_a_busy_worker_is_left_alone_but_is_not_at_fault() -> None:
     control = plane(workers=2, settings=BREAKER)
     submit(control, "a", 0.0)
     for index in range(6):
-        (dispatch,) = control.dispatch(index * 0.05)
+        assert sent(control.dispatch(index * 0.05)) == ["a"]
         control.on_worker_error("a", BUSY, index * 0.05, retryable=True)
     assert {w.phase for w in control.view(1.0).pool("small").workers} == {WorkerPhase.READY}
 

@@ -123,6 +123,18 @@ def test_a_failure_before_the_first_token_is_tried_on_another_worker() -> None:
     assert (record.result, record.code, record.attempts) == (Result.FAILED, "reset", 3)
 
 
+def test_a_retry_is_not_counted_as_another_chance_to_score() -> None:
+    control = plane({"order": "length_rank"}, workers=2, max_inflight=1)
+    for name in ("a", "b", "c"):
+        submit(control, name, 0.0)
+    control.dispatch(0.0)
+    finish(control, "a", 1.0)
+    control.dispatch(1.0)
+    control.on_worker_error("c", "reset", 1.0, retryable=True)
+    control.dispatch(2.0)
+    assert sum(control.counters()["score", "length", outcome] for outcome in ("scored", "skipped", "fallback")) == 3
+
+
 def test_a_retry_keeps_its_place_in_the_queue() -> None:
     control = plane(workers=1, max_inflight=1)
     for index in range(3):

@@ -53,7 +53,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         load_policy(tmp_path / "nowhere")
     tampered = write_policy(tmp_path / "tampered", CODEC, good)
     (tampered / "policy.onnx").write_bytes(good + b" ")
-    with pytest.raises(ArtifactTampered, match="policy.onnx"):
+    with pytest.raises(ArtifactTampered, match=r"policy\.onnx"):
         load_policy(tampered)
     cases = {
         "other-kind": {"kind": "length"},

@@ -9,7 +9,7 @@ from controller.queue import KeyedHeap, PoolQueue
 KEYS = st.floats(-100, 100)
 
 
-@given(st.lists(st.tuples(st.sampled_from("push discard pop".split()), st.integers(0, 12), KEYS)))
+@given(st.lists(st.tuples(st.sampled_from(["push", "discard", "pop"]), st.integers(0, 12), KEYS)))
 @settings(max_examples=300)
 def test_behaves_as_a_sorted_list_whatever_is_done_to_it(steps: list[tuple[str, int, float]]) -> None:
     heap: KeyedHeap[int] = KeyedHeap()

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from predictors.length.baselines import EmbeddingRidge, LexicalRidge, MaxTokens, PromptLength
 from predictors.length.model import FastLength, LengthScores
 from predictors.length.train import FastRanker
+from predictors.quality.knn import KnnEstimator
+from predictors.quality.model import KnnQuality, QualityScores, decode, encode
+from predictors.quality.neighbours import KnnSettings
+from predictors.quality.train import PriorQuality, RidgeQuality
+from predictors.quality.tuning import Grid, TunedKnn
 from tests.predictors.length import samples
+from tests.predictors.quality.labels import MODELS, PRICES, clusters
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,21 @@ def _fit_length(estimator: Any) -> Any:
     return estimator.fit(samples.data(), samples.embeddings())
 
 
+def _fit_quality(estimator: Any) -> Any:
+    return estimator.fit(clusters(120))
+
+
+def _qualities(model: Any, rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
+    predicted = model.predict(clusters(25, seed=1).embeddings[rows])
+    return (predicted.quality if isinstance(predicted, QualityScores) else predicted,)
+
+
+def _reload_quality(estimator: KnnEstimator) -> KnnQuality:
+    return KnnQuality(decode(encode(estimator.bank(MODELS, PRICES))))
+
+
+WHITENED = KnnSettings(k=20, whiten=0.5)
+SMALL = Grid(k=(5, 20), kappa=(1.0,))
 CASES = [
     Case(
         "length/fast",
@@ -62,6 +83,10 @@ CASES = [
     Case("length/wordllama", EmbeddingRidge, _fit_length, _ranks, samples.PROBES),
     Case("length/prompt_length", PromptLength, _fit_length, _ranks, samples.PROBES, learns=False),
     Case("length/max_tokens", MaxTokens, _fit_length, _ranks, samples.PROBES, learns=False),
+    Case("quality/knn", lambda: KnnEstimator(WHITENED), _fit_quality, _qualities, 25, reload=_reload_quality),
+    Case("quality/tuned", lambda: TunedKnn(SMALL), _fit_quality, _qualities, 25),
+    Case("quality/ridge", RidgeQuality, _fit_quality, _qualities, 25),
+    Case("quality/prior", PriorQuality, _fit_quality, _qualities, 25),
 ]
 
 

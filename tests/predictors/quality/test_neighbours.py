@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictors.quality.neighbours import ANCHORS, KnnSettings, Metric, estimate, nearest, plain_metric
+from predictors.quality.neighbours import ANCHORS, KnnSettings, estimate, metric, nearest, plain_metric
 from tests.predictors.quality.labels import unit
 
 
@@ -81,14 +81,27 @@ def test_familiarity_is_the_mean_of_the_nearest_few() -> None:
     assert (found.without_first().familiarity < found.familiarity).all()
 
 
-def test_the_plain_metric_changes_nothing() -> None:
+def test_the_plain_metric_only_rounds() -> None:
     rows = unit(np.random.default_rng(3).normal(size=(5, 6)))
-    assert np.allclose(plain_metric(6)(rows), rows)
+    assert np.abs(plain_metric(6)(rows) - rows).max() <= 2**-11
+
+
+@given(st.integers(0, 10_000))
+def test_points_and_their_products_do_not_depend_on_the_batch(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    compare = metric(0.1 * rng.normal(size=64), 3 * rng.normal(size=(64, 64)))
+    rows = unit(rng.normal(size=(17, 64)))
+    points = compare(rows)
+    products = points @ points.T
+    for i in range(17):
+        assert np.array_equal(compare(rows[i : i + 1])[0], points[i])
+        assert np.array_equal(points @ points[i], products[i])
+    exact = points.astype(np.float64) @ points.astype(np.float64).T
+    assert np.array_equal(products.astype(np.float64), exact)
 
 
 def test_a_text_without_a_token_is_like_nothing() -> None:
-    metric = Metric(np.full(3, 0.5, dtype=np.float32), np.eye(3, dtype=np.float32))
-    assert not metric(np.zeros((1, 3), dtype=np.float32)).any()
+    assert not metric(np.full(3, 0.5), np.eye(3))(np.zeros((1, 3), dtype=np.float32)).any()
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"kappa": -1.0}, {"power": -0.1}, {"guard": 1.0}, {"whiten": 2.0}])

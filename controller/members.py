@@ -1,0 +1,202 @@
+"""One worker and one pool as the fleet keeps them: mutable, with snapshots that are built anew only after a change."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from controller.rates import ServiceRate
+from controller.settings import ControlSettings
+from controller.tokens import OutputEstimator, PromptCounter
+from controller.types import PoolName, PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
+from controller.view import PoolView, WorkerView
+
+_ALIVE = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.SLEEPING})
+_COMING = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
+_REMEMBERED_ENDS = 1024
+
+
+class WorkerState:
+    """One worker, mutable; belongs to the fleet."""
+
+    __slots__ = (
+        "accepts",
+        "blocked_until",
+        "dispatched",
+        "ends",
+        "errors",
+        "external",
+        "failed_at",
+        "limit",
+        "phase",
+        "pool",
+        "removed",
+        "report",
+        "running",
+        "serves",
+        "spec",
+        "view",
+        "work",
+    )
+
+    def __init__(self, spec: WorkerSpec, pool: PoolState, phase: WorkerPhase) -> None:
+        self.spec = spec
+        self.pool = pool
+        self.phase = phase
+        self.removed = False
+        self.limit = spec.max_inflight
+        self.work = 0
+        self.dispatched = 0
+        self.running: dict[TicketId, float] = {}
+        """Ticket → when it was dispatched."""
+        self.ends: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_ENDS)
+        """(dispatched, ended) of requests that a report still under way may have counted."""
+        self.external = 0
+        self.report: WorkerReport | None = None
+        self.errors = 0
+        self.failed_at = float("-inf")
+        self.blocked_until: float | None = None
+        self.view: WorkerView | None = None
+        self.serves = False
+        """Whether new requests may be sent there at all; kept by ``stand``."""
+        self.accepts = False
+        """And whether they may be sent now, but for the in-flight limit."""
+
+    @property
+    def name(self) -> WorkerName:
+        return self.spec.name
+
+    @property
+    def broken(self) -> bool:
+        """Kept out because of repeated errors."""
+        return self.blocked_until is not None and self.limit == 0
+
+    def stand(self) -> None:
+        """Phase, limit or block have changed."""
+        self.serves = self.phase is WorkerPhase.READY and not self.removed and not self.broken
+        self.accepts = self.serves and self.blocked_until is None
+
+    def changed(self) -> None:
+        self.view = None
+        self.pool.view = None
+
+    def snapshot(self) -> WorkerView:
+        view = self.view
+        if view is None:
+            limit = max(1, self.limit)
+            view = self.view = WorkerView(
+                self.spec.name,
+                self.spec.pool,
+                WorkerPhase.UNHEALTHY if self.broken else self.phase,
+                limit,
+                len(self.running),
+                self.work,
+                self.external,
+                (self.work + self.external * self.pool.output.mean) / limit,
+                self.dispatched,
+                self.removed,
+                self.report,
+            )
+        return view
+
+
+class PoolState:
+    """One pool, mutable; belongs to the fleet."""
+
+    __slots__ = (
+        "alive",
+        "coming",
+        "limit",
+        "output",
+        "prompt",
+        "queued",
+        "queued_work",
+        "rate",
+        "ready",
+        "spec",
+        "unavailable_since",
+        "view",
+        "workers",
+    )
+
+    def __init__(self, spec: PoolSpec, settings: ControlSettings) -> None:
+        self.spec = spec
+        self.workers: dict[WorkerName, WorkerState] = {}
+        self.queued = 0
+        self.queued_work = 0
+        self.ready = 0
+        self.coming = 0
+        self.alive = 0
+        self.limit = 0
+        self.unavailable_since: float | None = float("-inf")
+        """When the last worker alive was lost; ``None`` while there is one."""
+        self.prompt = PromptCounter(settings.chars_per_token)
+        self.output = OutputEstimator(settings.default_output_tokens)
+        self.rate = ServiceRate(settings.service_rates.get(spec.name, settings.default_service_rate))
+        self.view: PoolView | None = None
+
+    @property
+    def name(self) -> PoolName:
+        return self.spec.name
+
+    def with_room(self) -> list[WorkerState]:
+        """Workers that may be sent a request now."""
+        return [w for w in self.workers.values() if w.accepts and len(w.running) < w.limit]
+
+    def wait(self, tickets: int, work: int, now: float) -> None:
+        """So many more (or fewer) tickets wait here."""
+        self.queued += tickets
+        self.queued_work += work
+        self.rate.waiting(self.queued > 0, now)
+        self.view = None
+
+    def learn_output(self, predicted: float | None, actual: int) -> None:
+        """An answer was complete; the load that others' requests stand for changes with what is typical."""
+        self.output.observe(predicted, actual)
+        for worker in self.workers.values():
+            if worker.external:
+                worker.view = None
+        self.view = None
+
+    def recount(self, now: float) -> None:
+        """A worker came, went, or changed its phase."""
+        workers = self.workers.values()
+        for worker in workers:
+            worker.stand()
+        self.ready = sum(worker.serves for worker in workers)
+        self.limit = sum(worker.limit for worker in workers if worker.serves)
+        self.coming = sum(worker.phase in _COMING and not worker.removed for worker in workers)
+        alive = sum(worker.phase in _ALIVE and not worker.removed and not worker.broken for worker in workers)
+        if alive:
+            self.unavailable_since = None
+        elif self.unavailable_since is None:
+            self.unavailable_since = now
+        self.alive = alive
+        self.view = None
+
+    def snapshot(self) -> PoolView:
+        view = self.view
+        if view is None:
+            inflight = work = reported = 0
+            kv_usage = 0.0
+            for worker in self.workers.values():
+                if worker.serves:
+                    inflight += len(worker.running)
+                    work += worker.work
+                    if worker.report is not None:
+                        reported += 1
+                        kv_usage += worker.report.kv_usage
+            view = self.view = PoolView(
+                self.spec,
+                tuple([worker.view or worker.snapshot() for worker in self.workers.values()]),
+                self.ready,
+                self.coming,
+                inflight,
+                self.limit,
+                self.queued,
+                self.queued_work,
+                work,
+                self.rate.value * self.ready,
+                self.output.mean,
+                kv_usage / reported if reported else 0.0,
+            )
+        return view
