@@ -31,13 +31,25 @@ class Dispatcher:
     def send(self, now: float) -> Iterator[Dispatch]:
         """As many requests as the in-flight limits allow, pool by pool."""
         for pool in self._fleet.pools.values():
+            held: list[TicketState] = []
             while pool.queued and (free := pool.with_room()):
-                yield self._next(pool, free, now)
+                dispatch = self._next(pool, free, held, now)
+                if dispatch is not None:
+                    yield dispatch
+            for state in held:
+                self._waiting.enqueue(state, pool, now, keep_key=True)
 
-    def _next(self, pool: PoolState, free: Sequence[WorkerState], now: float) -> Dispatch:
+    def _next(
+        self, pool: PoolState, free: Sequence[WorkerState], held: list[TicketState], now: float
+    ) -> Dispatch | None:
+        """Send the next ticket; one that had better wait for another worker is put into ``held`` instead."""
         standing = self._fairness.standing(pool.name)
         group = self._fairness.pick(pool.name)
         state = self._waiting.take(pool, group, now)
+        free = _usable(state, pool, free)
+        if not free:
+            held.append(state)
+            return None
         if standing:
             state.choices.append(Choice("fairness", self._fairness.name, group, standing))
         fallback = state.unranked if self._order.needs else None
@@ -45,8 +57,6 @@ class Dispatcher:
         for signal in state.wanted:
             self._tally.count("score", signal.value, Outcome.SKIPPED)
         state.wanted = frozenset()
-        if state.avoid:
-            free = [worker for worker in free if worker.name not in state.avoid] or free
         return self._start(state, self._worker(state, pool, free, now), now)
 
     def _worker(self, state: TicketState, pool: PoolState, free: Sequence[WorkerState], now: float) -> WorkerState:
@@ -69,3 +79,13 @@ class Dispatcher:
         priority = self._order.engine_priority(state.key) if spec.priority_scheduling else None
         model = worker.pool.spec.model
         return Dispatch(state.ticket.id, spec.pool, spec.name, spec.url, model, priority, state.attempts)
+
+
+def _usable(state: TicketState, pool: PoolState, free: Sequence[WorkerState]) -> Sequence[WorkerState]:
+    """The workers with room that a ticket may go to: never back to one that failed it while another serves the pool,
+    even if that one is full now."""
+    if not state.avoid:
+        return free
+    if any(worker.serves and worker.name not in state.avoid for worker in pool.workers.values()):
+        return [worker for worker in free if worker.name not in state.avoid]
+    return free

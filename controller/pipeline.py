@@ -298,8 +298,10 @@ class ControlPlane:
             else:
                 self._tally.count("score", signal.value, Outcome.FALLBACK, "no_prediction")
         state.wanted = frozenset()
-        if scores is None or scores.length_rank is None:
-            state.unranked = why if scores is None else "no_prediction"
+        if scores is not None:
+            state.unranked = "no_prediction" if scores.length_rank is None else None
+        elif state.scores is None:
+            state.unranked = why
 
     # Ending
 

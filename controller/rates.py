@@ -76,20 +76,11 @@ class ServiceRate:
         self._since = now
 
 
-def busy_rate(
-    profile: Profile,
-    batch: int,
-    *,
-    prompt_tokens: int = 256,
-    output_tokens: int = 256,
-    prompt_work: float = 0.1,
-) -> float:
-    """Token-work per second that an engine of this profile completes with ``batch`` such requests always in flight.
+def busy_rate(profile: Profile, max_inflight: int, context: int = 150) -> float:
+    """Token-work per second that an engine of this profile completes with its in-flight limit always reached.
 
-    A request costs its share of ``output_tokens`` decoding steps at the mean context, and reading its prompt.
+    The limit over the time of one decoding step, at ``context`` tokens a request; reading prompts, which is counted as
+    little work, is neglected.
     """
-    batch = min(batch, profile.max_num_seqs)
-    context = prompt_tokens + output_tokens / 2
-    step = profile.a + profile.c * batch + profile.d * batch * context
-    seconds = output_tokens * step / batch + profile.b * prompt_tokens
-    return (output_tokens + prompt_work * prompt_tokens) / seconds
+    batch = min(max_inflight, profile.max_num_seqs)
+    return batch / profile.step_seconds(0, batch, batch * context)

@@ -60,6 +60,9 @@ class Tiering:
 
 
 def _able(state: TicketState) -> tuple[PoolState, ...]:
-    """Candidates with a ready worker; failing that, with one alive; failing that, all."""
+    """Candidates with a ready worker; else with one alive; else with any at all; else all."""
     ready = tuple([pool for pool in state.candidates if pool.ready])
-    return ready or tuple([pool for pool in state.candidates if pool.alive]) or state.candidates
+    if ready:
+        return ready
+    alive = tuple([pool for pool in state.candidates if pool.alive])
+    return alive or tuple([pool for pool in state.candidates if pool.workers]) or state.candidates

@@ -101,6 +101,10 @@ def test_late_scores_still_reorder_the_queue_but_do_not_change_the_tier() -> Non
     assert {view.pool for view in control.queued()} == {pool}
     control.on_finish("running", None, 1.0)
     assert serve_all(control, 1.0) == ["short", "long"]
+    orders = [choice for choice in record_of(control, "short").choices if choice.stage == "order"]
+    assert [choice.fallback for choice in orders] == [None], "it was ranked after all"
+    orders = [choice for choice in record_of(control, "running").choices if choice.stage == "order"]
+    assert [choice.fallback for choice in orders] == ["timeout"]
 
 
 def test_a_failure_before_the_first_token_is_tried_on_another_worker() -> None:
@@ -121,6 +125,21 @@ def test_a_failure_before_the_first_token_is_tried_on_another_worker() -> None:
     assert "3 attempts" in last.message
     record = record_of(control, "a")
     assert (record.result, record.code, record.attempts) == (Result.FAILED, "reset", 3)
+
+
+def test_a_retry_waits_for_the_healthy_worker_even_if_that_is_full() -> None:
+    control = plane(workers=2, max_inflight=1)
+    for name in ("a", "b"):
+        submit(control, name, 0.0)
+    first = {dispatch.ticket: dispatch.worker for dispatch in control.dispatch(0.0)}
+    submit(control, "c", 0.5)
+    assert control.on_worker_error("a", "reset", 1.0, retryable=True) == Requeued("a", 2)
+    # The worker that failed has room again after its pause: others may try it, the ticket that it failed may not.
+    sent_there = control.dispatch(1.1)
+    assert [(dispatch.ticket, dispatch.worker) for dispatch in sent_there] == [("c", first["a"])]
+    finish(control, "b", 2.0)
+    (retried,) = control.dispatch(2.0)
+    assert (retried.ticket, retried.worker, retried.attempt) == ("a", first["b"], 2)
 
 
 def test_a_retry_is_not_counted_as_another_chance_to_score() -> None:
