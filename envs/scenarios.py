@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from controller.rates import busy_rate
 from controller.types import PoolSpec, WorkerSpec
 from envs.workloads import ArrivalProcess, Bursty, Gamma, Poisson
 from predictors.latency.model import Profile
 
 __all__ = ["DEMO", "Modulated", "Scenario", "ScenarioPool", "WorkloadKind"]
-
-_TYPICAL_CONTEXT = 150
-"""Tokens of context of a running task, about."""
 
 
 class WorkloadKind(StrEnum):
@@ -128,7 +126,7 @@ class Scenario:
 
     def service_rates(self, profiles: Mapping[str, Profile]) -> dict[str, float]:
         """Token-work per second of one busy worker of each pool: its in-flight limit over the time of a decode step."""
-        return {pool.name: _service_rate(pool, profiles[pool.name]) for pool in self.pools}
+        return {pool.name: busy_rate(profiles[pool.name], pool.max_inflight) for pool in self.pools}
 
     def worker_specs(self, urls: Mapping[str, str] | None = None) -> tuple[WorkerSpec, ...]:
         """The workers; ``urls`` by worker name, and ``sim://NAME`` for those it leaves out."""
@@ -149,11 +147,6 @@ def _spec(pool: ScenarioPool, profile: Profile) -> PoolSpec:
         prior_quality=float(np.mean(shares)) if shares else 0.5,
         profile=pool.profile,
     )
-
-
-def _service_rate(pool: ScenarioPool, profile: Profile) -> float:
-    batch = min(pool.max_inflight, profile.max_num_seqs)
-    return batch / profile.step_seconds(0, batch, batch * _TYPICAL_CONTEXT)
 
 
 DEMO = Scenario(

@@ -13,6 +13,7 @@ from controller.configuration import Configuration
 from controller.errors import HeadwayError, UnknownArtifact
 from controller.pipeline import ControlPlane
 from controller.protocols import Resources
+from controller.rates import busy_rate
 from controller.scoring import Scorer
 from controller.types import PoolName
 from gateway.metrics import ArtifactState, Standing
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Artifacts", "Learned", "control_plane", "learned"]
 
-_TYPICAL_CONTEXT = 150
-"""Tokens of context of a typical request, for the speed that a profile stands for before any is measured."""
 _log = logging.getLogger("headway.artifacts")
 T = TypeVar("T")
 
@@ -128,5 +127,4 @@ def _service_rates(configuration: Configuration, store: Artifacts) -> Iterator[t
             continue
         workers = [worker.max_inflight for worker in pool.workers]
         workers += [pool.actuator.max_inflight] if pool.actuator is not None else []
-        batch = min(max(workers), profile.max_num_seqs)
-        yield pool.name, batch / profile.step_seconds(0, batch, batch * _TYPICAL_CONTEXT)
+        yield pool.name, busy_rate(profile, max(workers))
