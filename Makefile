@@ -34,7 +34,7 @@ demo: serving  ## The whole thing on this machine, no GPU, no configuration.
 	.venv-serving/bin/headway demo
 
 test: env serving  ## Every test but the live ones.
-	SERVING_BIN=$(abspath .venv-serving/bin) $(PYTEST) -m "not live" $(ARGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 SERVING_BIN=$(abspath .venv-serving/bin) $(PYTEST) -m "not live" $(ARGS)
 
 test-live: env  ## Tests against real vLLM servers on this machine's CPU.
 	$(PYTEST) -m live $(ARGS)

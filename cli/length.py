@@ -79,7 +79,7 @@ def train(
         raise fail(str(error), code=1) from error
     report.extra("artifact", {"ref": manifest.ref, "path": str(models / manifest.ref)})
     report.write(json_path)
-    report.show(Console(), f"{manifest.ref}, written to {models}")
+    report.show(Console(), f"{manifest.ref}, written to {models}", ["tau_b"])
 
 
 def evaluate(
@@ -123,7 +123,7 @@ def evaluate(
         report.extra("artifact", {"ref": manifest.ref})
         _judge_as_is(report, model, kept_out(parts, manifest.held_out), seed, resamples)
     report.write(json_path)
-    report.show(Console(), "Kendall's tau-b with each model's output tokens (median over models)")
+    report.show(Console(), "Kendall's tau-b with each model's output tokens (median over models)", ["tau_b"])
 
 
 def _tables(parts: Mapping[Source, LengthData], least: int) -> list[tuple[Table, list[str]]]:

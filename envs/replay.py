@@ -15,7 +15,7 @@ from upstream.chat import Exchange, ask
 from upstream.client import Client
 from upstream.types import Header, Timeouts
 
-__all__ = ["Replayed", "ReplayRequest", "replay"]
+__all__ = ["ReplayRequest", "Replayed", "replay"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ RANKER_FILE: Final = "ranker.txt"
 TABLES_FILE: Final = "tables.json"
 ARRAYS_FILE: Final = "arrays.npz"
 _KNOTS: Final = ("score", "rank", "log_tokens")
+_FAR: Final = 1000.0
 _LIMITS: Final = ("least_likeness", "most_strangeness")
 _ARRAYS: Final = ("bias", "mean", "scale", "lexical", "landmarks", "likeness")
 
@@ -51,25 +52,38 @@ class LengthScores:
 class Calibration:
     """Strictly increasing knots (k,): the trees' score, its rank among training prompts, the expected tokens there.
 
-    Ranks are linear in the score between knots, the logarithm of tokens is linear in the rank; both go on beyond the
-    outermost knots at the slope of the outermost piece.
+    Between knots ranks are linear in the score, and the logarithm of tokens is linear in the rank. :meth:`through` adds
+    far knots, so that both go on at the slope of the outermost pieces.
     """
 
     score: Matrix
     rank: Matrix
     log_tokens: Matrix
 
+    @classmethod
+    def through(cls, score: Matrix, rank: Matrix, log_tokens: Matrix) -> Calibration:
+        """Through these knots (at least two), and on beyond them."""
+        return cls(*(_continued(values, score) for values in (score, rank, log_tokens)))
+
     def ranks(self, scores: Matrix) -> Matrix:
         """Ranks (n,) of raw scores."""
-        return piecewise(scores, self.score, self.rank)
+        return np.asarray(np.interp(scores, self.score, self.rank), dtype=np.float64)
 
     def tokens(self, ranks: Matrix) -> Matrix:
         """Expected tokens (n,) at ranks."""
-        return np.exp(piecewise(ranks, self.rank, self.log_tokens))
+        return np.asarray(np.exp(np.interp(ranks, self.rank, self.log_tokens)), dtype=np.float64)
 
     def ranks_of_tokens(self, tokens: Matrix) -> Matrix:
         """The inverse of :meth:`tokens`."""
-        return piecewise(np.log(tokens), self.log_tokens, self.rank)
+        return np.asarray(np.interp(np.log(tokens), self.log_tokens, self.rank), dtype=np.float64)
+
+
+def _continued(values: Matrix, score: Matrix) -> Matrix:
+    """Values at knots, and at two more where the score is ``_FAR`` times its range further out."""
+    far = _FAR * (score[-1] - score[0])
+    before = values[0] - far * (values[1] - values[0]) / (score[1] - score[0])
+    after = values[-1] + far * (values[-1] - values[-2]) / (score[-1] - score[-2])
+    return np.concatenate([[before], values, [after]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +182,19 @@ class FastLength:
         readings = read(prompts)
         places = self.trend.place(readings, embeddings)
         ranks = self.calibration.ranks(self._scores(readings, places))
+        tokens = self.calibration.tokens(ranks)
         limits = np.array([prompt.max_tokens if prompt.max_tokens else np.inf for prompt in prompts], dtype=np.float64)
-        tokens = np.minimum(self.calibration.tokens(ranks), limits)
-        limited = np.isfinite(limits)
-        ranks[limited] = np.minimum(ranks[limited], self.calibration.ranks_of_tokens(limits[limited]))
+        over = tokens > limits
+        if over.any():
+            tokens[over] = limits[over]
+            ranks[over] = self.calibration.ranks_of_tokens(limits[over])
         return LengthScores(ranks, tokens, self.guard.accepts(places))
 
     def _scores(self, readings: Readings, places: Places) -> Matrix:
-        columns = np.column_stack([self.trend.predict(readings, places), readings.lexical])
+        columns = np.empty((len(readings.words), 2 + len(FEATURES)))
+        columns[:, :2] = self.trend.predict(readings, places)
+        columns[:, 2:] = readings.lexical
         return np.asarray(self._ranker.predict(columns, num_threads=1, validate_features=False), dtype=np.float64)
-
-
-def piecewise(x: Matrix, knots: Matrix, values: Matrix) -> Matrix:
-    """Linear interpolation (n,) between knots (k,), continued at the slope of the first and last piece."""
-    piece = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
-    slope = (values[piece + 1] - values[piece]) / (knots[piece + 1] - knots[piece])
-    return np.asarray(values[piece] + slope * (x - knots[piece]), dtype=np.float64)
 
 
 def _arrays(encoded: bytes) -> dict[str, Any]:

@@ -274,10 +274,10 @@ def calibrate(scores: Matrix, labels: Consensus, bins: int) -> Calibration:
     rank = (np.cumsum([len(part) for part in parts]) - 0.5 * len(parts[0]))[first] / len(order)
     lengths = np.array([np.average(np.exp(labels.log_tokens[p]), weights=labels.weight[p]) for p in parts])[first]
     tokens = isotonic_regression(lengths).x
-    return Calibration(at, rank, np.log(np.maximum(tokens, 1.0)) + _LEAST_RISE * np.arange(len(at)))
+    return Calibration.through(at, rank, np.log(np.maximum(tokens, 1.0)) + _LEAST_RISE * np.arange(len(at)))
 
 
 def _guard(places: Places) -> Guard:
     """Accepts what is at most a little stranger than the strangest of a thousand training prompts."""
     least, most = np.quantile(places.likeness, 0.001), np.quantile(places.strangeness, 0.999)
-    return Guard(float(least - 0.1), float(most * 1.5))
+    return Guard(float(least - 0.03), float(most * 1.15))

@@ -76,8 +76,8 @@ def test_training_writes_an_artifact_that_loads_and_is_judged_on_what_it_never_s
     held_out = set(manifest.held_out["arena"]["groups"])
     assert 0 < len(held_out) == 90 - next(s.rows for s in manifest.data if s.name == "arena")
 
-    judged = run(evaluate, "--source", "arena", "--data", str(data), "--artifact", str(out / ref), "--folds", "2", *QUICK,
-                 "--json", str(tmp_path / "eval.json"))  # fmt: skip
+    arguments = ["--source", "arena", "--data", str(data), "--artifact", str(out / ref), "--folds", "2", *QUICK]
+    judged = run(evaluate, *arguments, "--json", str(tmp_path / "eval.json"))
     assert judged.exit_code == 0, judged.output
     rows = rows_of(tmp_path / "eval.json")
     assert rows["shipped", "arena"]["metrics"]["prompts"]["value"] == len(held_out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from predictors import artifact
 from predictors.artifact import ArtifactSchema, ArtifactTampered
 from predictors.length.card import Facts, write_ranker
-from predictors.length.model import ARRAYS_FILE, RANKER_FILE, SCHEMA, TABLES_FILE, Calibration, FastLength, piecewise
+from predictors.length.model import ARRAYS_FILE, RANKER_FILE, SCHEMA, TABLES_FILE, Calibration, FastLength
 from predictors.types import Prompt
 from tests.predictors.length import samples
 
@@ -61,6 +62,14 @@ def test_prompts_unlike_the_training_data_are_out_of_distribution(model: FastLen
     known = scored(model, *samples.data().prompts[:40])[2]
     assert sum(known) == 40
     assert scored(model, Prompt(""), Prompt("{}[]<>" * 200))[2] == [False, False]
+
+
+def test_threads_may_share_it(model: FastLength) -> None:
+    prompts, embeddings = samples.probes()
+    alone = model.predict(prompts, embeddings).rank
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(lambda _: model.predict(prompts, embeddings), range(12)):
+            assert np.array_equal(scores.rank, alone)
 
 
 def test_embeddings_must_fit_the_prompts(model: FastLength) -> None:
@@ -123,15 +132,25 @@ def test_an_array_of_objects_is_never_unpickled(model: FastLength, tmp_path: Pat
 
 
 @given(KNOTS, st.lists(st.floats(-300, 300), min_size=1, max_size=20))
-def test_piecewise_goes_through_its_knots_and_keeps_order(knots: list[float], points: list[float]) -> None:
-    at, values = np.sort(np.array(knots)), np.cumsum(np.linspace(0.5, 2.0, len(knots)))
-    assert piecewise(at, at, values) == pytest.approx(values, abs=1e-6)
-    ordered = piecewise(np.sort(np.array(points)), at, values)
-    assert (np.diff(ordered) >= 0).all()
+def test_a_calibration_goes_through_its_knots_and_keeps_order_beyond_them(
+    knots: list[float], points: list[float]
+) -> None:
+    score, rank = np.sort(np.array(knots)), np.cumsum(np.linspace(0.5, 2.0, len(knots)))
+    calibration = Calibration.through(score, rank, rank)
+    assert calibration.ranks(score) == pytest.approx(rank, abs=1e-6)
+    assert (np.diff(calibration.ranks(np.sort(np.array(points)))) >= 0).all()
+    assert calibration.ranks(np.array([score[0] - 1.0, score[-1] + 1.0])) == pytest.approx(
+        [
+            rank[0] - (rank[1] - rank[0]) / (score[1] - score[0]),
+            rank[-1] + (rank[-1] - rank[-2]) / (score[-1] - score[-2]),
+        ]
+    )
 
 
 def test_a_calibration_can_be_inverted() -> None:
-    calibration = Calibration(np.array([-1.0, 0.0, 2.0]), np.array([0.1, 0.5, 0.9]), np.log([10.0, 20.0, 400.0]))
+    calibration = Calibration.through(
+        np.array([-1.0, 0.0, 2.0]), np.array([0.1, 0.5, 0.9]), np.log([10.0, 20.0, 400.0])
+    )
     ranks = np.linspace(-0.2, 1.3, 9)
     assert calibration.ranks_of_tokens(calibration.tokens(ranks)) == pytest.approx(ranks)
     assert calibration.tokens(calibration.ranks(np.array([0.0]))) == pytest.approx([20.0])
