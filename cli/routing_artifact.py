@@ -28,17 +28,17 @@ _DATA: Final = {
 }
 _PURPOSE: Final = {
     Source.LLMROUTER: "Predicts, for a prompt, how well each of nine open models answers it. It shows what the router "
-    "does on public data; for your own models, train one on your own graded answers.",
+    "does on public\ndata; for your own models, train one on your own graded answers.",
     Source.ROUTELLM: "Predicts, for a prompt, whether a weak and a strong model answer it rightly.",
     Source.TASKS: "Predicts, for a prompt of the task suite, how often each of three **simulated** workers answers it "
-    "rightly. The simulated ladder's skill is an assumption (see the profiles' cards), so this artifact is for demos, "
-    "tests and the simulated environments; it says nothing about any real model.",
+    "rightly. The\nsimulated ladder's skill is an assumption (see the profiles' cards), so this artifact is for demos, "
+    "tests and simulated\nenvironments; it says nothing about any real model.",
 }
 _COSTS: Final = {
     Source.LLMROUTER: "List prices of the table; every answer is counted as 200 tokens, a prompt as characters / 4.",
     Source.ROUTELLM: "No prices: in the evaluation the cost of a prompt is 1 where the strong model is called, else 0.",
     Source.TASKS: "Prices are the profile's GPU time (32 requests in flight, 512 tokens of context each) at its hourly "
-    "price, and the expected tokens the mean of the observed answers: assumptions of the simulated ladder as well.",
+    "price,\nand the expected tokens the mean of the observed answers: assumptions of the simulated ladder as well.",
 }
 _LIMITS: Final = {
     Source.LLMROUTER: (

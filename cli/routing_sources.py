@@ -28,12 +28,15 @@ _SHARED_BY: Final = 32
 """Requests in flight for which a token of a simulated worker is priced …"""
 _CONTEXT: Final = 512
 """… and their context in tokens."""
+_STREAM: Final = 40_000
+"""Added to the seed of the task suite, so that environments with small seeds do not meet the prompts learned from."""
 _TEST_PROMPTS: Final = 2000
 """Prompts of the task suite's test split that judge."""
 _KEPT_OUT: Final = 10
 """One in so many prompts of a public table is kept out of the artifact, by hash of its content."""
 _FOLDS: Final = 5
-_MOST_TASK_FOLDS: Final = 14
+_MOST_TASKS: Final = 14
+"""With more tasks than that, they are dealt into folds."""
 
 
 class Source(StrEnum):
@@ -73,7 +76,7 @@ class Inputs:
             "costs": {source.value: told[source] for source in sources},
             "left_of_cheapest_point": LeftRule.NULL_ROUTER.value,
             "in_domain": f"{_FOLDS}-fold by hash of the prompt",
-            "leave_one_out": f"a task a fold, at most {_MOST_TASK_FOLDS} folds",
+            "leave_one_out": f"a task a fold; tasks dealt into {_FOLDS} folds where there are more than {_MOST_TASKS}",
             "prompts": self.prompts if Source.TASKS in sources else None,
         }
 
@@ -82,7 +85,7 @@ class Inputs:
         from predictors.quality.table import TableError, read_pair, read_priced
 
         if source is Source.TASKS:
-            return task_table(ladder(), seed=self.seed, prompts=self.prompts, split="train")
+            return task_table(ladder(), seed=_STREAM + self.seed, prompts=self.prompts, split="train")
         try:
             if source is Source.ROUTELLM:
                 return read_pair(data_dir(self.data, PAIR) / PAIR)
@@ -93,7 +96,7 @@ class Inputs:
 
     def read_test(self) -> RoutingTable:
         """The task suite's test split, for judging what was trained on the train split."""
-        return task_table(ladder(), seed=self.seed, prompts=_TEST_PROMPTS, split="test")
+        return task_table(ladder(), seed=_STREAM + self.seed, prompts=_TEST_PROMPTS, split="test")
 
     def studies(self, source: Source) -> list[Study]:
         """All ways in which ``headway eval routing`` holds out prompts of a source."""
@@ -102,7 +105,8 @@ class Inputs:
 
         table = self.read(source)
         data = embedded(table)
-        dealt = {Split.IN_DOMAIN: _FOLDS, Split.LEAVE_ONE_OUT: _MOST_TASK_FOLDS}
+        tasks = len(set(table.tasks))
+        dealt = {Split.IN_DOMAIN: _FOLDS, Split.LEAVE_ONE_OUT: tasks if tasks <= _MOST_TASKS else _FOLDS}
         studies = [Study(table.name, how, data, split(data, how, folds)) for how, folds in dealt.items()]
         if source is Source.ROUTELLM:
             studies.append(_transfer(table.name, data.take(data.tasks != "gsm8k"), data.take(data.tasks == "gsm8k")))

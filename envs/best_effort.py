@@ -18,8 +18,8 @@ can takes its place, the lower one of two (``info["masked"]``); :meth:`BestEffor
 (:func:`controller.objectives.deadline_reward`; ``kappa`` is the slope of the soft deadline, ``None`` the hard one);
 rejected, failed and late requests earn nothing. Quality is the *expected* one, the probability in the profile's skill
 table that this pool answers this task rightly, or the *sampled* one, whether it did. ``info["ended"]`` says which
-decisions were paid what (see :mod:`rl.credit`), ``info["decision"]`` numbers the step's own. The last step pays
-everything that was still in flight.
+decisions were paid what (see :mod:`rl.credit`), ``info["decision"]`` numbers the step's own, and ``info["peak"]`` is
+the most that its request can earn. The last step pays everything that was still in flight.
 
 **Randomness**: a seed decides the workload, the prompts and the machines, whatever the actions are.
 """
@@ -106,7 +106,12 @@ class BestEffortEnv(gymnasium.Env[Observation, np.int64]):
         effective = nearest_allowed(int(action), self._mask)
         self._hand.action = effective
         self._fleet.score(self._at_hand.ticket.id)
-        info: dict[str, Any] = {"decision": self._decision, "pool": effective, "masked": effective != int(action)}
+        info: dict[str, Any] = {
+            "decision": self._decision,
+            "pool": effective,
+            "masked": effective != int(action),
+            "peak": float(self._truth[self._at_hand.index].max()),
+        }
         self._decision += 1
         more = self._to_next_decision()
         if not more:

@@ -6,6 +6,11 @@ therefore also names, in ``info["ended"]``, which decisions the step's reward be
 transition back until its own request has ended and then stores it with that request's reward. An episode's total is the
 same; only the discount now counts from the decision instead of from the end. What a decision does to *later* requests
 still reaches it through the value of the next observation.
+
+It also stores what was *lost* rather than what was gained: the reward less the most that this request could have
+earned. That peak depends on the workload alone, never on the actions, so the best policy stays the best (an
+input-dependent baseline, Mao et al. 2019, arXiv 1807.02264), while a value shrinks from everything the next hundred
+requests will earn to the little that load will take from it.
 """
 
 from __future__ import annotations
@@ -38,8 +43,9 @@ class _Held:
 class CreditedReplayBuffer(NStepReplayBuffer):
     """Stores transitions in order, each once its own decision's reward is known.
 
-    Every ``info`` must carry ``decision`` (the number of the step's decision in its episode) and ``ended`` (pairs of
-    decision number and reward paid in this step); the last step of an episode must end every open decision.
+    Every ``info`` must carry ``decision`` (the number of the step's decision in its episode), ``peak`` (the most it can
+    earn) and ``ended`` (pairs of decision number and reward paid in this step); the last step of an episode must end
+    every open decision.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,6 +80,7 @@ class CreditedReplayBuffer(NStepReplayBuffer):
         self._rows.append(row)
         for index, info in enumerate(infos):
             self._row_of[index][int(info["decision"])] = row
+            row.reward[index] = -info["peak"]
             self._credit(index, info["ended"])
             if done[index] and self._row_of[index]:
                 raise ValueError(f"an episode ended with open decisions {sorted(self._row_of[index])[:5]}")
@@ -82,7 +89,7 @@ class CreditedReplayBuffer(NStepReplayBuffer):
     def _credit(self, index: int, ended: Sequence[tuple[int, float]] | Mapping[int, float]) -> None:
         for decision, reward in ended.items() if isinstance(ended, Mapping) else ended:
             row = self._row_of[index].pop(decision)
-            row.reward[index] = reward
+            row.reward[index] += reward
             row.open.discard(index)
 
     def _store(self) -> None:

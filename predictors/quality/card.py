@@ -56,9 +56,11 @@ _CARD = """# {title}
 
 **Method.** The prompt's WordLlama embedding (256 dimensions, of its first and last 500 characters) is compared with
 {size} known prompts. The expected quality of a model is the mean of its known qualities over the nearest prompts,
-weighted by similarity and shrunken to the model's overall mean. Settings, chosen by cross-validation inside the
-training prompts: {settings}. Guard (prompts less familiar than this quantile of the known ones get the overall means):
-{guard}. The least familiar 1 % are reported as out of distribution.
+weighted by similarity and shrunken to the model's overall mean.
+
+- Settings, chosen by cross-validation inside the training prompts: {settings}.
+- Guard (prompts less familiar than this quantile of the known ones get the overall means): {guard}.
+- Prompts less familiar than the 1 % quantile are reported as out of distribution.
 
 **Files.** `model.json` (models, prices, settings), `bank.npz` (arrays). No pickle.
 

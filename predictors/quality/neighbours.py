@@ -3,7 +3,7 @@
     z   = round(unit((x - centre) @ axes) * 2^11) / 2^11    the metric: partly whitened embeddings
     w_i = max(0, z . z_i)^power                             over the k nearest prompts i of the bank
     q   = (sum_i w_i y_i + kappa * prior) / (sum_i w_i + kappa)
-    q   = prior                                             where the mean cosine of the nearest ANCHORS is under the guard
+    q   = prior                                             where the nearest ANCHORS' mean z . z_i is under the guard
 
 ``kappa`` is the weight, in prompts of similarity 1, of the models' mean quality (the prior), so a prompt that is like
 nothing in the bank is judged by the prior: the shrinkage of ProxRouter (arXiv 2510.09852) with cosine weights. The
@@ -34,6 +34,8 @@ ANCHORS: Final = 10
 """How many of the nearest neighbours say how familiar a prompt is."""
 _BLOCK: Final = 512
 """Queries compared with the bank at a time, which bounds the memory."""
+_FEW: Final = 8
+"""So many queries are compared one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,19 @@ def nearest(queries: Array, bank: Array, k: int) -> Neighbours:
     rows = np.empty((queries.shape[0], k), dtype=np.intp)
     for start in range(0, queries.shape[0], _BLOCK):
         block = slice(start, start + _BLOCK)
-        similarity[block], rows[block] = _nearest(queries[block] @ bank.T, k)
+        similarity[block], rows[block] = _nearest(_products(queries[block], bank), k)
     return Neighbours(similarity, rows)
+
+
+def _products(queries: Array, bank: Array) -> Array:
+    if len(queries) > _FEW:
+        return queries @ bank.T
+    # A BLAS would wake its threads for microseconds of work and wait for the slowest, tens of milliseconds on a busy
+    # machine. The products are exact, so both ways give the same bits.
+    one_by_one = np.empty((len(queries), len(bank)), dtype=np.float32)
+    for row, query in zip(one_by_one, queries, strict=True):
+        np.einsum("nd,d->n", bank, query, out=row)
+    return one_by_one
 
 
 def _nearest(similarity: Array, k: int) -> tuple[Array, NDArray[np.intp]]:

@@ -14,10 +14,12 @@ def _buffer(n_envs: int = 1, n_steps: int = 1) -> CreditedReplayBuffer:
     return CreditedReplayBuffer(20 * n_envs, box, spaces.Discrete(3), "cpu", n_envs, n_steps=n_steps, gamma=0.5)
 
 
-def _add(buffer: CreditedReplayBuffer, decision: int, ended: list[dict[int, float]], done: bool = False) -> None:
+def _add(
+    buffer: CreditedReplayBuffer, decision: int, ended: list[dict[int, float]], done: bool = False, peak: float = 0.0
+) -> None:
     n = len(ended)
     obs = np.full((n, 1), decision, np.float32)
-    infos: list[dict[str, Any]] = [{"decision": decision, "ended": e} for e in ended]
+    infos: list[dict[str, Any]] = [{"decision": decision, "ended": e, "peak": peak} for e in ended]
     buffer.add(obs, obs + 1, np.zeros((n,), np.int64), np.full(n, 99.0), np.full(n, done), infos)
 
 
@@ -59,6 +61,13 @@ def test_several_steps_sum_credited_rewards_and_stop_at_the_end() -> None:
     batch = buffer._get_samples(np.array([0, 2]))
     assert batch.rewards[:, 0].tolist() == [1.75, 1.5]
     assert batch.dones[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_what_is_stored_is_what_was_lost() -> None:
+    buffer = _buffer()
+    _add(buffer, 0, [{}], peak=0.75)
+    _add(buffer, 1, [{0: 0.5, 1: 1.0}], done=True, peak=1.0)
+    assert buffer.rewards[:2, 0].tolist() == [-0.25, 0.0]
 
 
 def test_an_episode_must_settle_every_decision() -> None:
