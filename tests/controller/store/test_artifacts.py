@@ -207,6 +207,9 @@ def test_shipped_models_are_found_beside_a_checkout() -> None:
 def test_shipped_models_are_found_in_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "headway_models" / "length").mkdir(parents=True)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "controller" / "store" / "artifacts.py"))
-    assert shipped_models() is None
+    with monkeypatch.context() as nowhere:
+        # An editable install of a checkout has a copy of its own on the path.
+        nowhere.setattr(module, "find_spec", lambda name: None)
+        assert shipped_models() is None
     monkeypatch.syspath_prepend(tmp_path)
     assert shipped_models() == tmp_path / "headway_models"
