@@ -16,7 +16,8 @@ from predictors.quality.table import Labelled
 from predictors.types import Interval
 
 Array = NDArray[np.float64]
-Metrics = dict[str, Interval]
+Metrics = dict[str, Interval | None]
+"""``None`` where a metric is undefined, as ``gap_closed`` where the oracle gains nothing."""
 
 _BINS: Final = 10
 _PAIR_RESAMPLES: Final = 200
@@ -162,8 +163,10 @@ def _pair(predicted: NDArray[np.float32], quality: NDArray[np.float32], counts: 
     }
 
 
-def _interval(values: Array) -> Interval:
+def _interval(values: Array) -> Interval | None:
     """The first value with the 95 % percentile interval of the others; those that are undefined are left out."""
+    if np.isnan(values[0]):
+        return None
     draws = values[1:][~np.isnan(values[1:])]
     if draws.size == 0:
         return Interval(float(values[0]), float(values[0]), float(values[0]))

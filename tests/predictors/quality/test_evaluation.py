@@ -9,6 +9,7 @@ import pytest
 from predictors.quality.evaluation import Judgement, Study, judge
 from predictors.quality.splits import NEVER, Split, by_content
 from predictors.quality.table import Labelled, join
+from predictors.types import Interval
 from tests.predictors.quality.labels import clusters
 
 QUICK = Judgement(seed=0, resamples=60)
@@ -29,6 +30,11 @@ class Remembers:
 def study(data: Labelled | None = None) -> Study:
     data = data or clusters(200)
     return Study("made_up", Split.IN_DOMAIN, data, by_content(data, 4))
+
+
+def value(metric: Interval | None) -> float:
+    assert metric is not None
+    return metric.value
 
 
 def test_no_prompt_is_predicted_by_an_estimator_that_saw_it() -> None:
@@ -55,11 +61,11 @@ def test_the_best_single_model_is_chosen_on_training_rows() -> None:
 def test_perfect_predictions_are_the_oracle() -> None:
     one = study()
     judged = judge({"perfect": one.judged.quality}, one.references(), one.judged, QUICK)
-    assert judged["perfect"]["accuracy"].value == 1.0
-    assert judged["perfect"]["gap_closed"].value == pytest.approx(1.0)
-    assert judged["perfect"]["brier"].value == 0.0
-    assert judged["perfect"]["ece"].value == 0.0
-    assert judged["oracle"]["aiq"].value == pytest.approx(judged["perfect"]["aiq"].value)
+    assert value(judged["perfect"]["accuracy"]) == 1.0
+    assert value(judged["perfect"]["gap_closed"]) == pytest.approx(1.0)
+    assert value(judged["perfect"]["brier"]) == 0.0
+    assert value(judged["perfect"]["ece"]) == 0.0
+    assert value(judged["oracle"]["aiq"]) == pytest.approx(value(judged["perfect"]["aiq"]))
 
 
 def test_figures_by_hand() -> None:
@@ -68,12 +74,12 @@ def test_figures_by_hand() -> None:
     data = replace(one.judged, quality=clusters(200).quality)
     constant = np.tile(np.array([0.5, 0.4, 0.0], np.float32), (200, 1))
     judged = judge({"constant": constant}, one.references(), data, QUICK)
-    assert judged["zero"]["aiq"].value == pytest.approx(0.5)
-    assert judged["constant"]["accuracy"].value == pytest.approx(0.5)
-    assert judged["constant"]["cost"].value == pytest.approx(1e-5)
-    assert judged["constant"]["aiq_vs_zero"].value == pytest.approx(0.0)
-    assert judged["constant"]["brier"].value == pytest.approx((0.25 + (0.16 + 0.36) / 2) / 3)
-    assert judged["constant"]["ece"].value == pytest.approx((0.0 + 0.1 + 0.0) / 3)
+    assert value(judged["zero"]["aiq"]) == pytest.approx(0.5)
+    assert value(judged["constant"]["accuracy"]) == pytest.approx(0.5)
+    assert value(judged["constant"]["cost"]) == pytest.approx(1e-5)
+    assert value(judged["constant"]["aiq_vs_zero"]) == pytest.approx(0.0)
+    assert value(judged["constant"]["brier"]) == pytest.approx((0.25 + (0.16 + 0.36) / 2) / 3)
+    assert value(judged["constant"]["ece"]) == pytest.approx((0.0 + 0.1 + 0.0) / 3)
 
 
 def test_intervals_hold_their_value_and_shrink_with_more_prompts() -> None:
@@ -83,8 +89,11 @@ def test_intervals_hold_their_value_and_shrink_with_more_prompts() -> None:
         prediction = np.random.default_rng(0).random((n, 3)).astype(np.float32)
         judged = judge({"chance": prediction}, one.references(), one.judged, QUICK)
         for metric in judged["chance"].values():
+            assert metric is not None
             assert metric.lo - 0.05 <= metric.value <= metric.hi + 0.05
-        widths.append(judged["chance"]["accuracy"].hi - judged["chance"]["accuracy"].lo)
+        accuracy = judged["chance"]["accuracy"]
+        assert accuracy is not None
+        widths.append(accuracy.hi - accuracy.lo)
     assert widths[1] < widths[0] / 2
 
 
@@ -101,5 +110,14 @@ def test_two_models_are_judged_by_the_share_of_strong_calls_too() -> None:
     one = study(pair)
     judged = judge({"perfect": pair.quality}, one.references(), pair, QUICK)
     # Half of the prompts need the strong model; ranked perfectly, half of the calls recover everything.
-    assert judged["perfect"]["apgr"].value == pytest.approx(0.75)
-    assert judged["perfect"]["cpt50"].value == pytest.approx(0.25)
+    assert value(judged["perfect"]["apgr"]) == pytest.approx(0.75)
+    assert value(judged["perfect"]["cpt50"]) == pytest.approx(0.25)
+
+
+def test_where_every_model_is_as_good_there_is_no_gap_to_close() -> None:
+    data = clusters(50)
+    same = replace(data, quality=np.ones((50, 3), np.float32), costs=np.ones((50, 3)))
+    judged = judge({"any": same.quality}, study(same).references(), same, QUICK)
+    assert judged["any"]["aiq"] is None
+    assert judged["any"]["gap_closed"] is None
+    assert value(judged["any"]["accuracy"]) == 1.0
