@@ -62,24 +62,24 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Models folder; HEADWAY_HOME's if left out.")] = None,
     seed: Seed = 0,
     steps: Annotated[int, typer.Option(min=100, help="Decisions to learn from.")] = 300_000,
-    n_envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="At the start; falls linearly to a twentieth.")] = 5e-4,
+    n_envs: Annotated[int, typer.Option(min=1, help="Environments stepped together.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="At the start; falls linearly to a twentieth.")] = 1e-3,
     gamma: Annotated[float, typer.Option(min=0.0, max=1.0, help="Discount from one decision to the next.")] = 0.97,
     n_steps: Annotated[int, typer.Option(min=1, help="Rewards summed before the network's estimate.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     buffer_size: Annotated[int, typer.Option(min=100, help="Transitions kept for replay.")] = 200_000,
-    learning_starts: Annotated[int, typer.Option(min=0, help="Decisions before the first gradient step.")] = 5_000,
+    learning_starts: Annotated[int, typer.Option(min=0, help="Decisions before the first gradient step.")] = 2_000,
     train_freq: Annotated[int, typer.Option(min=1, help="Steps of all environments between gradient steps.")] = 1,
     target_update: Annotated[int, typer.Option(min=1, help="Decisions between copies to the target network.")] = 2_000,
     exploration: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the run with many random actions.")
-    ] = 0.3,
-    final_epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Random actions after that.")] = 0.03,
+    ] = 0.15,
+    final_epsilon: Annotated[float, typer.Option(min=0.0, max=1.0, help="Random actions after that.")] = 0.02,
     hidden: Annotated[int, typer.Option(min=1, help="Units of each of the two hidden layers.")] = 64,
     kappa: Annotated[float | None, typer.Option(help="Slope of a soft deadline; hard if left out.")] = None,
     prompts: Prompts = 3_000,
-    checkpoints: Annotated[int, typer.Option(min=1, help="How many times the policy is validated.")] = 12,
-    validation: Validation = 4,
+    checkpoints: Annotated[int, typer.Option(min=1, help="How many times the policy is validated.")] = 15,
+    validation: Validation = 6,
     probes: Annotated[int, typer.Option(min=1, help="Random episodes, for the normalisation.")] = 24,
     episodes: Episodes = 20,
     json_path: JsonFile = None,
@@ -94,7 +94,7 @@ def train(
         arguments = TrainArguments(**given)
     store = _store()
     around = _source(store, "validation", seed, prompts, Randomisation.training())
-    validated = validation_episodes(_source(store, "validation", seed + 1, prompts), validation)
+    validated = validation_episodes(_validation_source(store, seed, prompts), validation)
     with _bar("learning", steps) as advance:
         seen = 0
 
@@ -143,7 +143,7 @@ def evaluate(
         defaults = TrainArguments()
     store = _store()
     policy, manifest = _shipped(store, artifact)
-    validated = validation_episodes(_source(store, "validation", seed + 1, prompts), validation)
+    validated = validation_episodes(_validation_source(store, seed, prompts), validation)
     settings = {"episodes": episodes, "validation": validation, "prompts": prompts, "order": order}
     report = Report("eval best-effort", seed, {**settings, "artifact": manifest.ref})
     is_default = manifest.settings.get("arguments") == _plain(defaults)
@@ -204,6 +204,13 @@ def _source(
         return default_source(split=split, seed=seed, prompts=prompts, randomisation=randomisation, artifacts=store)
     except (HeadwayError, ArtifactError) as error:
         raise fail(f"the environment needs the shipped profiles and predictors: {error}", code=1) from error
+
+
+def _validation_source(store: ArtifactStore, seed: int, prompts: int) -> EpisodeSource:
+    """Where checkpoints are chosen and heuristics tuned: the scenario, with predictions that err as on new prompts."""
+    from envs.episode import Randomisation
+
+    return _source(store, "validation", seed + 1, prompts, Randomisation.unfamiliar())
 
 
 def _shipped(store: ArtifactStore, artifact: Path | None) -> tuple[TrainedPolicy, Manifest]:

@@ -157,7 +157,7 @@ DEMO = Scenario(
         ScenarioPool("large", "h100-32b", tier=2, max_inflight=8),
     ),
     base_rate=5.0,
-    burst_rate=34.0,
+    burst_rate=30.0,
     bursts=((8.0, 20.0), (28.0, 34.0)),
     duration_s=42.0,
     deadline_s=4.0,

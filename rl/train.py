@@ -44,8 +44,8 @@ class TrainArguments:
     seed: int = 0
     steps: int = 300_000
     """Decisions to learn from."""
-    n_envs: int = 8
-    learning_rate: float = 5e-4
+    n_envs: int = 4
+    learning_rate: float = 1e-3
     """At the start; falls linearly to a twentieth."""
     gamma: float = 0.97
     """Discount from one decision to the next."""
@@ -53,21 +53,21 @@ class TrainArguments:
     """Rewards summed before the network's own estimate takes over."""
     batch_size: int = 128
     buffer_size: int = 200_000
-    learning_starts: int = 5_000
+    learning_starts: int = 2_000
     train_freq: int = 1
     """Steps of all environments together between two gradient steps."""
     target_update: int = 2_000
-    exploration: float = 0.3
+    exploration: float = 0.15
     """Share of the run over which random actions become rare."""
-    final_epsilon: float = 0.03
+    final_epsilon: float = 0.02
     hidden: int = 64
     """Units of each of the two hidden layers."""
     kappa: float | None = None
     """Slope of the soft deadline; none for the hard one."""
     prompts: int = 3_000
-    checkpoints: int = 12
+    checkpoints: int = 15
     """How many times the policy is validated."""
-    validation: int = 4
+    validation: int = 6
     """Validation episodes of each kind of workload."""
     probes: int = 24
     """Episodes played at random for the normalisation and the ranges of the observation."""

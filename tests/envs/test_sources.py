@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
+import envs.registration
 from controller.errors import HeadwayError
 from controller.store import ArtifactStore, shipped_models
 from envs.scenarios import DEMO
@@ -34,3 +37,20 @@ def test_the_shipped_predictors_score_the_prompts() -> None:
     assert all(set(scores.quality or {}) == set(scored.pools) for scores in known)
     small = np.array([(scores.quality or {}).get("small", np.nan) for scores in scored.scores])
     assert np.corrcoef(small[~np.isnan(small)], scored.quality[~np.isnan(small), 0])[0, 1] > 0.2
+
+
+def test_the_environment_can_be_made_by_name_alone() -> None:
+    envs.registration.register()
+    try:
+        env = gymnasium.make(envs.registration.BEST_EFFORT)
+    except (HeadwayError, ArtifactError) as error:
+        pytest.skip(str(error))
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert info["kind"] in {"stable", "bursty", "unpredictable"}
+
+
+def test_the_entry_point_names_the_function_that_registers() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["gymnasium.envs"]["headway"] == "envs.registration:register"
+    assert callable(envs.registration.register)
