@@ -90,7 +90,7 @@ def numbers(text: str) -> list[tuple[Decimal, str]]:
 
 def _spoken(clause: str) -> list[tuple[Decimal, str]]:
     words = [word.strip(_EDGES).lower() for word in clause.split()]
-    following = [*words[1:], ""]
+    following = [*words, ""][1:]
     return [(Decimal(_WORDS.index(w)), after) for w, after in zip(words, following, strict=True) if w in _WORDS]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from envs.families import AnswerKind
 from envs.grading import Expected, is_right
@@ -103,3 +105,34 @@ def test_harmless_form_is_forgiven(expected: Expected, text: str) -> None:
 @pytest.mark.parametrize(("expected", "text"), WRONG)
 def test_wrong_hedged_and_negated_answers_are_not_accepted(expected: Expected, text: str) -> None:
     assert not is_right(expected, text)
+
+
+_PIECES = (
+    "The answer is",
+    "=",
+    "12",
+    "-3.5",
+    "1,000",
+    "1 2",
+    ":",
+    "\n",
+    "**",
+    "not",
+    "twelve",
+    "km",
+    "\\boxed{4}",
+    "$",
+    ".",
+)
+EXPECTED = [NUMBER, METRES, ORDER, NAMES, WORD, DATE, PERSON, TRUTH]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(_PIECES) | st.text(max_size=12), max_size=12), st.sampled_from(EXPECTED))
+def test_no_text_of_a_model_breaks_the_grader(pieces: list[str], expected: Expected) -> None:
+    """Real models write anything; whatever it is, it is right or wrong."""
+    assert is_right(expected, " ".join(pieces)) in (True, False)
+
+
+def test_a_statement_that_ends_in_an_equals_sign_says_nothing() -> None:
+    assert is_right(NUMBER, "The answer is 1000 + 250 =") is False
