@@ -121,14 +121,17 @@ class Fleet:
         worker.changed()
         self._vanish(worker)
 
-    def failed(self, worker: WorkerState, dispatched_at: float, now: float, *, busy: bool) -> None:
+    def failed(self, worker: WorkerState, dispatched_at: float, now: float, *, busy: bool, again: bool = False) -> None:
         """A request failed there: give the worker nothing for a while, longer each time, as unhealthy in the end.
 
-        Requests that were under way when it failed last tell nothing new. ``busy`` is a refusal, not a fault.
+        Requests that were under way when it failed last tell nothing new. ``busy`` is a refusal, not a fault. A request
+        that failed there before may be at fault itself: its failing ``again`` makes no worker unhealthy, or one bad
+        request would close a pool of one worker to everybody.
         """
         if worker.removed or (dispatched_at <= worker.failed_at and not busy):
             return
-        pause = self._settings.retry_backoff_s if busy else self._count_error(worker, now)
+        innocent = busy or (again and 0 < worker.errors < self._settings.breaker_errors)
+        pause = self._settings.retry_backoff_s if innocent else self._count_error(worker, now)
         worker.blocked_until = max(now + pause, worker.blocked_until or now)
         self._blocked[worker.name] = worker
         worker.changed()

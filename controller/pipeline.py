@@ -191,7 +191,7 @@ class ControlPlane:
             return None
         worker, dispatched_at = worker_of(state), state.dispatched_at or now
         self._running.leave(state, now)
-        self._fleet.failed(worker, dispatched_at, now, busy=code == BUSY)
+        self._fleet.failed(worker, dispatched_at, now, busy=code == BUSY, again=worker.name in state.avoid)
         if retryable and self._may_retry(state, now):
             requeued = self._requeue(state, worker, now)
             self._rehome(now)

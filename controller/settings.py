@@ -46,7 +46,7 @@ class ControlSettings:
     retry_backoff_s: float = 0.05
     """A worker that failed is given nothing for so long; doubles with each failure in a row."""
     breaker_errors: int = 3
-    """Failures in a row after which a worker counts as unhealthy."""
+    """Failures in a row, of different requests, after which a worker counts as unhealthy."""
     breaker_s: float = 5.0
     """And for how long at first; doubles with each further failure, up to ``breaker_max_s``."""
     breaker_max_s: float = 60.0

@@ -57,8 +57,9 @@ class ApiError(Exception):
         return _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
 
     def body(self) -> bytes:
-        """The JSON object."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        """The JSON object. A lone surrogate, which a client's own words may hold, is written out: UTF-8 has none."""
+        message = self.message.encode("utf-8", "backslashreplace").decode("utf-8")
+        error = {"message": message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
     def event(self) -> bytes:

@@ -31,6 +31,10 @@ _GRAMMARS = (
     "guided_grammar",
     "structural_tag",
 )
+_LONGEST_MODEL = 1024
+"""Characters. A name outlives its request, in records, so a client must not choose how much memory it takes."""
+_LARGEST = 2**63 - 1
+"""Beyond it neither a float nor the decision log's columns hold an integer for sure."""
 _MODALITIES = {
     "image_url": "image",
     "input_image": "image",
@@ -132,6 +136,10 @@ def _model(fields: Mapping[str, Any]) -> str:
         raise _missing("model")
     if not isinstance(model, str):
         raise _wrong("model", "a string", model)
+    if len(model) > _LONGEST_MODEL:
+        raise _wrong("model", f"at most {_LONGEST_MODEL} characters long", model)
+    if any("\ud800" <= character <= "\udfff" for character in model):
+        raise _wrong("model", "a string without lone surrogates, which no name has", model)
     return model
 
 
@@ -247,6 +255,8 @@ def _integer(fields: Mapping[str, Any], name: str) -> int | None:
     value = fields.get(name)
     if value is not None and type(value) is not int:
         raise _wrong(name, "an integer", value)
+    if value is not None and abs(value) > _LARGEST:
+        raise _wrong(name, "an integer of 64 bits", value)
     return value
 
 

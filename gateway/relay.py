@@ -22,7 +22,7 @@ import orjson
 
 from controller.pipeline import BUSY
 from controller.types import Dispatch, Usage
-from gateway.driver import Driver, Turn
+from gateway.driver import GONE, Driver, Turn
 from gateway.errors import ApiError, ClientLeft
 from gateway.headers import from_worker, request_id, to_worker
 from gateway.metrics import Metrics
@@ -112,6 +112,8 @@ class _Exchange:
             await self._refuse(error)
         except ClientLeft:
             self._relay.metrics.refused("client_left")
+        except asyncio.CancelledError:
+            await self._break_off()
         except Exception:
             _log.exception("request %s: the gateway itself failed", self._ticket)
             if self._started:
@@ -137,6 +139,7 @@ class _Exchange:
             await self._deliver(call, turn)
         except asyncio.CancelledError:
             if not self._left:
+                turn.abort("shutting_down")
                 raise
             task.uncancel()
         finally:
@@ -195,7 +198,8 @@ class _Exchange:
             milliseconds = float(given)
             if 0 < milliseconds < float("inf"):
                 return now + milliseconds / 1000
-        message = f"X-Headway-Deadline-Ms must be a positive number of milliseconds, not {given[:40]!r}"
+        shown = given[:40].decode("latin-1")
+        message = f"X-Headway-Deadline-Ms must be a positive number of milliseconds, not {shown!r}"
         raise ApiError(400, "invalid_deadline", message, param="X-Headway-Deadline-Ms")
 
     # The answer
@@ -284,6 +288,17 @@ class _Exchange:
     async def _piece(self, body: bytes, *, more: bool) -> None:
         self._finishing = not more
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _break_off(self) -> None:
+        """The server does not wait any longer: it is shutting down, and the client is told so."""
+        task = asyncio.current_task()
+        if self._finishing or task is None:
+            raise asyncio.CancelledError
+        task.uncancel()
+        if self._started:
+            await self._piece(GONE.event(), more=False)
+        else:
+            await self._refuse(GONE)
 
     async def _refuse(self, error: ApiError) -> None:
         body = error.body()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -70,10 +70,15 @@ def usage_in(answer: Mapping[str, Any]) -> Usage | None:
         return None
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0
-    if not (isinstance(prompt, int) and isinstance(output, int) and isinstance(cached or 0, int)):
+    prompt, output, cached = usage.get("prompt_tokens"), usage.get("completion_tokens") or 0, cached or 0
+    if not (_is_count(prompt) and _is_count(output) and _is_count(cached)):
         return None
-    return Usage(prompt, output, cached or 0)
+    return Usage(prompt, output, cached)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    """Whether counters can be raised by it, and the decision log can hold it."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _object(data: bytes | None) -> dict[str, Any]:

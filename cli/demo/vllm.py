@@ -10,10 +10,10 @@ from cli.demo.policies import DemoPolicy, compared
 from cli.demo.runner import DemoRequest, DemoWorkers
 
 _SEED = 7
-_BASE_RATE, _BURST_RATE = 0.5, 3.0
+_BASE_RATE, _BURST_RATE = 1.0, 8.0
 _BURSTS = ((8.0, 20.0),)
 _DURATION_S = 32.0
-_DEADLINE_S = 15.0
+_DEADLINE_S = 8.0
 _MAX_TOKENS = 48
 _SEATS = {"small": 8, "large": 4}
 """Requests that run at once in each pool."""

@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails
 from controller.configuration.source import Path
 from controller.errors import suggestion
 
+_SECRET = frozenset({"token"})
+"""Keys whose values are not repeated: what a mistake says ends in logs."""
+
 Located = tuple[Path, str]
 """A path relative to the section that found the mistake, and what it is."""
 
@@ -48,7 +51,8 @@ def _sentence(details: ErrorDetails, cause: object) -> str:
     said = str(cause) if cause is not None else details["msg"]
     said = said[:1].lower() + said[1:]
     given = details["input"]
-    if isinstance(given, Mapping | list | tuple | set | frozenset):
+    secret = bool(details["loc"]) and details["loc"][-1] in _SECRET
+    if secret or isinstance(given, Mapping | list | tuple | set | frozenset):
         return said
     shown = repr(given)
     return f"{said}; given: {shown if len(shown) <= 80 else shown[:77] + '...'}"

@@ -161,7 +161,7 @@ class Retries(Section):
     backoff_s: NotNegative = 0.05
     """A worker that failed is given nothing for so long; doubles with each failure in a row."""
     breaker_errors: Count = 3
-    """Failures in a row after which a worker counts as unhealthy."""
+    """Failures in a row, of different requests, after which a worker counts as unhealthy."""
     breaker_s: Positive = 5.0
     """And for how long at first; doubles with each further failure."""
     breaker_max_s: Positive = 60.0

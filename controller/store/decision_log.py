@@ -180,7 +180,8 @@ class RecordWriter:
                 full = ended or time.monotonic() >= until or file.size >= self._file_bytes
             file.finish()
             self._written += taken
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+            # A value that its column cannot hold is no ArrowException, and must not end this thread either.
             self._error = f"{type(error).__name__}: {error}"
             self._refused += taken + len(rows)
             if file is not None:
@@ -269,8 +270,13 @@ def _as_row(record: DecisionRecord, prompt: str | None) -> dict[str, Any]:
         "scores": record.scores and _score_row(record.scores),
         "choices": [_choice_row(choice) for choice in record.choices],
         "usage": record.usage and {name: getattr(record.usage, name) for name in _USAGE.names},
-        "prompt": prompt,
+        "prompt": None if prompt is None else _storable(prompt),
     }
+
+
+def _storable(text: str) -> str:
+    """Without the lone surrogates that JSON can carry and UTF-8 cannot; the worker refuses such a prompt as well."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _score_row(scores: Scores) -> dict[str, Any]:

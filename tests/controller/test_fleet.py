@@ -130,16 +130,17 @@ def test_a_name_can_be_used_again_while_the_old_worker_lingers() -> None:
 
 def test_repeated_errors_take_a_worker_out_for_a_while_then_it_is_tried_gently() -> None:
     control = plane(max_inflight=4, settings=BREAKER)
-    submit(control, "a", 0.0)
     now = 0.0
-    for _ in range(3):
-        assert sent(control.dispatch(now)) == ["a"]
-        assert isinstance(control.on_worker_error("a", "connect", now, retryable=True), Requeued)
+    for name in ("a1", "a2", "a3"):
+        submit(control, name, now)
+        assert sent(control.dispatch(now)) == [name]
+        assert isinstance(control.on_worker_error(name, "connect", now, retryable=True), Requeued)
         assert control.dispatch(now) == (), "it is left alone for a moment"
+        control.on_abort(name, now)
         now = control.tick(now).next_at or now
     assert now == pytest.approx(0.3 + 5.0)
     assert worker(control, "small-0", now - 1.0).phase is WorkerPhase.UNHEALTHY
-    for name in ("b", "c"):
+    for name in ("b", "c", "d"):
         submit(control, name, now)
     assert len(control.dispatch(now)) == 1, "one request on probation"
     (running,) = control.running()
@@ -149,17 +150,31 @@ def test_repeated_errors_take_a_worker_out_for_a_while_then_it_is_tried_gently()
 
 def test_a_broken_worker_shows_as_unhealthy_until_the_driver_says_it_is_ready() -> None:
     control = plane(settings=BREAKER)
-    submit(control, "a", 0.0)
     now = 0.0
-    for _ in range(3):
+    for name in ("a", "b", "c"):
+        submit(control, name, now)
         control.dispatch(now)
-        control.on_worker_error("a", "connect", now, retryable=True)
+        control.on_worker_error(name, "connect", now, retryable=True)
+        control.on_abort(name, now)
         now += 1.0
+    submit(control, "d", now)
     assert worker(control, "small-0", now).phase is WorkerPhase.UNHEALTHY
     control.set_phase("small-0", WorkerPhase.UNHEALTHY, now)
     control.set_phase("small-0", WorkerPhase.READY, now)
     assert worker(control, "small-0", now).phase is WorkerPhase.READY
-    assert sent(control.dispatch(now)) == ["a"]
+    assert sent(control.dispatch(now)) == ["d"]
+
+
+def test_one_bad_request_makes_no_worker_unhealthy_however_often_it_is_tried() -> None:
+    control = plane(settings=BREAKER)
+    submit(control, "bad", 0.0)
+    now = 0.0
+    for _ in range(6):
+        assert sent(control.dispatch(now)) == ["bad"]
+        control.on_worker_error("bad", "status_500", now, retryable=True)
+        now += 1.0
+        control.tick(now)
+    assert worker(control, "small-0", now).phase is WorkerPhase.READY
 
 
 def test_one_crash_counts_once_however_many_requests_it_takes_along() -> None:

@@ -17,6 +17,11 @@ def test_the_body_is_openais_error_object(status: int, kind: str) -> None:
     assert body == {"error": {"message": "what is wrong", "type": kind, "param": "model", "code": "some_code"}}
 
 
+def test_a_lone_surrogate_of_the_clients_is_written_out() -> None:
+    body = json.loads(ApiError(400, "c", "not \ud800").body())
+    assert body["error"]["message"] == "not \\ud800"
+
+
 def test_an_event_is_the_same_object() -> None:
     error = ApiError(502, "c", "m")
     assert error.event() == b"data: " + error.body() + b"\n\n"

@@ -136,6 +136,8 @@ def test_a_clients_priority_is_clamped_to_its_tenants_range(asked: int | None, g
     [
         ({"model": None}, "model", "missing_required_parameter"),
         ({"model": 3}, "model", "invalid_type"),
+        ({"model": "m" * 1025}, "model", "invalid_type"),
+        ({"model": "\ud800"}, "model", "invalid_type"),
         ({"messages": None}, "messages", "missing_required_parameter"),
         ({"messages": []}, "messages", "invalid_type"),
         ({"messages": "hi"}, "messages", "invalid_type"),
@@ -145,6 +147,8 @@ def test_a_clients_priority_is_clamped_to_its_tenants_range(asked: int | None, g
         ({"stream": "yes"}, "stream", "invalid_type"),
         ({"max_tokens": "5"}, "max_tokens", "invalid_type"),
         ({"max_tokens": 5.0}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 10**400}, "max_tokens", "invalid_type"),
+        ({"max_tokens": -(2**63)}, "max_tokens", "invalid_type"),
         ({"max_completion_tokens": True}, "max_completion_tokens", "invalid_type"),
         ({"tools": {}}, "tools", "invalid_type"),
         ({"response_format": "json"}, "response_format", "invalid_type"),

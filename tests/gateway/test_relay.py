@@ -581,6 +581,7 @@ def test_a_deadline_that_is_none(given_: str) -> None:
     async def scenario(gateway: Gateway, worker: Worker) -> None:
         status, error = await gateway.error(HELLO, headers={"X-Headway-Deadline-Ms": given_})
         assert (status, error["code"]) == (400, "invalid_deadline")
+        assert error["message"].endswith(f"not {given_!r}")
 
     with_gateway(chat, scenario)
 
@@ -595,6 +596,25 @@ def test_shutting_down_breaks_off_what_is_under_way_and_says_so() -> None:
             await (await worker.request()).client_left()
             assert b'"code":"shutting_down"' in await response.body()
             assert (await waiting)[0] == 503
+
+    with_gateway(hold_stream, scenario, max_inflight=1)
+
+
+def test_a_server_that_waits_no_longer_says_so_too() -> None:
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        async with await gateway.post(STREAMING) as response:
+            await response.read()
+            waiting = asyncio.ensure_future(gateway.error(HELLO))
+            await until(lambda: len(gateway.app.runtime.plane.queued()) == 1)
+            for task in asyncio.all_tasks():  # as uvicorn does when the time to shut down is over
+                if "run_asgi" in repr(task.get_coro()):
+                    task.cancel()
+            await (await worker.request()).client_left()
+            assert b'"code":"shutting_down"' in await response.body()
+            status, error = await waiting
+            assert (status, error["code"]) == (503, "shutting_down")
+        await gateway.quiet()
+        assert 'headway_not_served_total{code="shutting_down"} 2.0' in await gateway.page()
 
     with_gateway(hold_stream, scenario, max_inflight=1)
 

@@ -69,4 +69,6 @@ def test_usage_with_and_without_its_details() -> None:
     assert usage_in({"usage": {"prompt_tokens": 7}}) == Usage(7, 0)
     assert usage_in({"usage": None}) is None
     assert usage_in({"usage": {"prompt_tokens": "7"}}) is None
+    assert usage_in({"usage": {"prompt_tokens": 7, "completion_tokens": -1}}) is None, "a counter never falls"
+    assert usage_in({"usage": {"prompt_tokens": 2**63}}) is None, "no column holds it"
     assert usage_in({"usage": {"prompt_tokens": 1, "prompt_tokens_details": None}}) == Usage(1, 0)

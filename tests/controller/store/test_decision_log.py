@@ -103,6 +103,22 @@ def test_no_prompt_is_written_unless_asked(tmp_path: Path) -> None:
     assert all(b"private" not in file.read_bytes() for file in (tmp_path / "off").iterdir())
 
 
+def test_a_prompt_that_is_no_utf8_is_written_all_the_same(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path, prompt_text=True) as writer:
+        writer.write(FULL, "half a \ud83d pair")
+    assert [row["prompt"] for row in _rows(tmp_path)] == ["half a ? pair"]
+
+
+@pytest.mark.parametrize("bad", [{"model": "\ud800"}, {"max_tokens": 10**30}])
+def test_a_record_that_no_column_holds_does_not_end_the_writing(tmp_path: Path, bad: dict[str, Any]) -> None:
+    with RecordWriter(tmp_path, rows_per_group=1, file_bytes=1) as writer:
+        writer.write(dataclasses.replace(FULL, **bad))
+        writer.write(FULL)
+    assert [row["ticket"] for row in _rows(tmp_path)] == ["t-1"]
+    assert (writer.written, writer.dropped) == (1, 1)
+    assert writer.error is not None
+
+
 def test_files_are_closed_at_a_size_and_keep_the_order(tmp_path: Path) -> None:
     with RecordWriter(tmp_path, file_bytes=1, rows_per_group=10) as writer:
         for number in range(35):
