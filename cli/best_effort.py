@@ -94,7 +94,7 @@ def train(
         arguments = TrainArguments(**given)
     store = _store()
     around = _source(store, "validation", seed, prompts, Randomisation.training())
-    validated = validation_episodes(_validation_source(store, seed, prompts), validation)
+    validated = validation_episodes(_source(store, "validation", seed + 1, prompts), validation)
     with _bar("learning", steps) as advance:
         seen = 0
 
@@ -143,7 +143,7 @@ def evaluate(
         defaults = TrainArguments()
     store = _store()
     policy, manifest = _shipped(store, artifact)
-    validated = validation_episodes(_validation_source(store, seed, prompts), validation)
+    validated = validation_episodes(_source(store, "validation", seed + 1, prompts), validation)
     settings = {"episodes": episodes, "validation": validation, "prompts": prompts, "order": order}
     report = Report("eval best-effort", seed, {**settings, "artifact": manifest.ref})
     is_default = manifest.settings.get("arguments") == _plain(defaults)
@@ -204,13 +204,6 @@ def _source(
         return default_source(split=split, seed=seed, prompts=prompts, randomisation=randomisation, artifacts=store)
     except (HeadwayError, ArtifactError) as error:
         raise fail(f"the environment needs the shipped profiles and predictors: {error}", code=1) from error
-
-
-def _validation_source(store: ArtifactStore, seed: int, prompts: int) -> EpisodeSource:
-    """Where checkpoints are chosen and heuristics tuned: the scenario, with predictions that err as on new prompts."""
-    from envs.episode import Randomisation
-
-    return _source(store, "validation", seed + 1, prompts, Randomisation.unfamiliar())
 
 
 def _shipped(store: ArtifactStore, artifact: Path | None) -> tuple[TrainedPolicy, Manifest]:

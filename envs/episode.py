@@ -16,7 +16,7 @@ import numpy.typing as npt
 from controller.pipeline import ControlPlane
 from controller.protocols import Stages
 from controller.settings import ControlSettings
-from controller.types import PoolName, PoolSpec, Scores, Ticket
+from controller.types import PoolName, PoolSpec, Ticket
 from envs.engines.sim import SimEngine
 from envs.fleet import FleetClock, FleetRequest, SimFleet
 from envs.scenarios import Scenario, ScenarioPool, WorkloadKind
@@ -52,22 +52,11 @@ class Randomisation:
     """Bursts come up to so much earlier or later, together, and last by up to this share of themselves longer."""
     clock: float = 0.0
     """Of how often workers' gauges are read, and of how late the readings arrive."""
-    length_error: float = 0.0
-    """Predicted lengths err further by a log-normal factor; the episode's sigma is uniform up to this."""
-    unknown: float = 0.0
-    """Share of prompts, uniform up to this, that are out of the quality predictor's distribution."""
 
     @classmethod
     def training(cls) -> Randomisation:
         """What the shipped policy is trained on."""
-        fleet = cls(rate=0.6, deadline=0.15, speed=0.15, mix=0.4, shift_s=8.0, clock=1.0)
-        shift = cls.unfamiliar()
-        return replace(fleet, length_error=shift.length_error, unknown=shift.unknown)
-
-    @classmethod
-    def unfamiliar(cls) -> Randomisation:
-        """The scenario itself, with prompts less like those that the predictors learned from."""
-        return cls(length_error=1.0, unknown=0.4)
+        return cls(rate=0.6, deadline=0.15, speed=0.15, mix=0.4, shift_s=8.0, clock=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +122,10 @@ class EpisodeSource:
         profiles = {name: self._profile(profile, world) for name, profile in self.profiles.items()}
         times = list(takewhile(lambda at: at < scenario.duration_s, scenario.arrivals(kind or drawn).times(clock)))
         rows = content.choice(len(self.prompts), size=len(times), p=self._weights(world))
-        scores = self._scores(rows, world)
-        requests = tuple(self._request(scenario, i, at, int(rows[i]), scores[i]) for i, at in enumerate(times))
+        requests = tuple(self._request(scenario, i, at, int(rows[i])) for i, at in enumerate(times))
         return Episode(scenario, kind or drawn, seed, profiles, self._clock(world), self.prompts, rows, requests)
 
-    def _request(self, scenario: Scenario, index: int, at: float, row: int, scores: Scores) -> FleetRequest:
+    def _request(self, scenario: Scenario, index: int, at: float, row: int) -> FleetRequest:
         prompts = self.prompts
         limit = scenario.max_tokens
         lengths = np.minimum(prompts.output_tokens[row], limit).tolist()
@@ -149,16 +137,7 @@ class EpisodeSource:
             deadline=at + scenario.deadline_s,
         )
         answers = dict(zip(prompts.pools, lengths, strict=True))
-        return FleetRequest(at, ticket, int(prompts.prompt_tokens[row]), answers, scores, index)
-
-    def _scores(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> list[Scores]:
-        """What the predictors say of each request's prompt, with the errors that the randomisation adds."""
-        by, known = self.randomisation, [self.prompts.scores[row] for row in rows]
-        sigma, unknown = rng.uniform(0.0, 1.0, 2) * (by.length_error, by.unknown)
-        if not (sigma or unknown):
-            return known
-        factors, lost = np.exp(rng.normal(0.0, sigma, len(rows))).tolist(), rng.random(len(rows)) < unknown
-        return [_erring(scores, factors[i], bool(lost[i])) for i, scores in enumerate(known)]
+        return FleetRequest(at, ticket, int(prompts.prompt_tokens[row]), answers, prompts.scores[row], index)
 
     def _scenario(self, rng: np.random.Generator) -> Scenario:
         scenario, by = self.scenario, self.randomisation
@@ -195,11 +174,6 @@ class EpisodeSource:
         weights = np.array([weight[kind] for kind in kinds], np.float64)
         weights /= weights.sum()
         return weights
-
-
-def _erring(scores: Scores, factor: float, lost: bool) -> Scores:
-    tokens = None if scores.output_tokens is None else scores.output_tokens * factor
-    return Scores(scores.length_rank, tokens, None if lost else scores.quality)
 
 
 def _factor(rng: np.random.Generator, by: float) -> float:

@@ -128,7 +128,7 @@ with an **assumed** skill table; on other fleets train it again: `headway train 
 {pools}
 
 Requests per second {scenario.base_rate:g}, in bursts {scenario.burst_rate:g}; deadline {scenario.deadline_s:g} s.
-Training varied rates, deadlines, speeds, limits, task mix, bursts and the staleness of gauges around that, and the
+Training varied rates, deadlines, speeds, task mix, bursts and the staleness of gauges around that, and the
 workload's kind (stable, bursty, unpredictable).
 
 ## Objective

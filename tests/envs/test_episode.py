@@ -50,34 +50,10 @@ def test_training_strays_in_every_direction() -> None:
     assert shares.std() > 0.02
 
 
-def test_predictions_may_err_further_but_the_truth_stays() -> None:
-    plain, shifted = (
-        EpisodeSource(SCENARIO, PROFILES, BANK),
-        EpisodeSource(SCENARIO, PROFILES, BANK, Randomisation.unfamiliar()),
-    )
-    spreads, shares = [], []
-    for seed in range(12):
-        ours, theirs = plain.draw(seed, WorkloadKind.STABLE), shifted.draw(seed, WorkloadKind.STABLE)
-        assert [r.at for r in ours.requests] == [r.at for r in theirs.requests]
-        assert [r.output_tokens for r in ours.requests] == [r.output_tokens for r in theirs.requests]
-        pairs = [(a.scores, b.scores) for a, b in zip(ours.requests, theirs.requests, strict=True)]
-        ratios = [
-            b.output_tokens / a.output_tokens for a, b in pairs if a and b and a.output_tokens and b.output_tokens
-        ]
-        spreads.append(float(np.std(np.log(ratios))))
-        shares.append(float(np.mean([b is not None and b.quality is None for _, b in pairs])))
-    assert max(spreads) > 0.6
-    assert 0.0 < min(spreads) < 0.4
-    assert max(shares) > 0.25
-    assert max(shares) < 0.5
-
-
 def test_limits_may_stray_too() -> None:
     source = EpisodeSource(SCENARIO, PROFILES, BANK, Randomisation(limit=0.5))
-    limits = {source.draw(seed).scenario.pools[0].max_inflight for seed in range(20)}
-    assert len(limits) > 5
-    assert min(limits) >= 16 / 1.5 - 0.5
-    assert max(limits) <= 24
+    episodes = [source.draw(seed) for seed in range(20)]
+    assert len({pool.max_inflight for episode in episodes for pool in episode.scenario.pools}) > 5
 
 
 def test_the_mean_of_the_training_rates_is_not_shifted() -> None:
