@@ -28,7 +28,7 @@ from cli.report import Report
 from controller.policy import load_policy
 from controller.store import ArtifactStore, home_in, shipped_models
 from envs.best_effort import BestEffortEnv
-from envs.episode import EpisodeSource
+from envs.episode import EpisodeSource, Randomisation
 from envs.scenarios import WorkloadKind
 from envs.sources import default_source
 from envs.tasks import Split
@@ -55,7 +55,10 @@ def main(
     """Sweep the arrival rate and print what each policy makes of it."""
     store = ArtifactStore(shipped_models(), home_in(os.environ))
     source = default_source(split=Split.TEST, seed=seed + 2, prompts=prompts, artifacts=store)
-    tuning = default_source(split=Split.VALIDATION, seed=seed + 1, prompts=prompts, artifacts=store)
+    worse = Randomisation.validation()
+    tuning = default_source(
+        split=Split.VALIDATION, seed=seed + 1, prompts=prompts, randomisation=worse, artifacts=store
+    )
     tuned = tune(validation_episodes(tuning, validation))
     learned = {"shipped": load_policy(store.resolve("policy/best-effort"))}
     report = Report("benchmarks best_effort", seed, {"episodes": episodes, "prompts": prompts, "scales": list(_SCALES)})

@@ -45,6 +45,7 @@ _KEPT: Final = (
     "availability_over_threshold",
     "share_of_peak_over_threshold",
     "share_of_peak_over_static_mix",
+    "share_of_peak_over_feasible_best",
 )
 _SHOWN: Final = (
     "availability",
@@ -88,13 +89,13 @@ def train(
     given = {name: value for name, value in locals().items() if name not in ("out", "episodes", "json_path")}
     with needs("train"):
         from envs.episode import Randomisation
-        from rl.train import TrainArguments, validation_episodes
+        from rl.train import TrainArguments
         from rl.train import train as learn
 
         arguments = TrainArguments(**given)
     store = _store()
     around = _source(store, "validation", seed, prompts, Randomisation.training())
-    validated = validation_episodes(_source(store, "validation", seed + 1, prompts), validation)
+    validated = _validated(store, seed, prompts, validation)
     with _bar("learning", steps) as advance:
         seen = 0
 
@@ -138,12 +139,12 @@ def evaluate(
     if order not in names("order"):
         raise fail(f"--order must be one of {', '.join(names('order'))}, not {order!r}")
     with needs("train"):
-        from rl.train import TrainArguments, validation_episodes
+        from rl.train import TrainArguments
 
         defaults = TrainArguments()
     store = _store()
     policy, manifest = _shipped(store, artifact)
-    validated = validation_episodes(_source(store, "validation", seed + 1, prompts), validation)
+    validated = _validated(store, seed, prompts, validation)
     settings = {"episodes": episodes, "validation": validation, "prompts": prompts, "order": order}
     report = Report("eval best-effort", seed, {**settings, "artifact": manifest.ref})
     is_default = manifest.settings.get("arguments") == _plain(defaults)
@@ -206,6 +207,14 @@ def _source(
         raise fail(f"the environment needs the shipped profiles and predictors: {error}", code=1) from error
 
 
+def _validated(store: ArtifactStore, seed: int, prompts: int, per_kind: int) -> list[Episode]:
+    """Episodes that heuristics are tuned on, and checkpoints chosen by."""
+    from envs.episode import Randomisation
+    from rl.train import validation_episodes
+
+    return validation_episodes(_source(store, "validation", seed + 1, prompts, Randomisation.validation()), per_kind)
+
+
 def _shipped(store: ArtifactStore, artifact: Path | None) -> tuple[TrainedPolicy, Manifest]:
     from controller.errors import HeadwayError
     from controller.policy import load_policy
@@ -234,6 +243,7 @@ def _record(store: ArtifactStore, arguments: TrainArguments, around: EpisodeSour
         data=(tasks,),
         metrics={},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        randomisation=around.randomisation,
     )
 
 

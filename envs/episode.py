@@ -16,7 +16,7 @@ import numpy.typing as npt
 from controller.pipeline import ControlPlane
 from controller.protocols import Stages
 from controller.settings import ControlSettings
-from controller.types import PoolName, PoolSpec, Ticket
+from controller.types import PoolName, PoolSpec, Scores, Ticket
 from envs.engines.sim import SimEngine
 from envs.fleet import FleetClock, FleetRequest, SimFleet
 from envs.scenarios import Scenario, ScenarioPool, WorkloadKind
@@ -52,11 +52,24 @@ class Randomisation:
     """Bursts come up to so much earlier or later, together, and last by up to this share of themselves longer."""
     clock: float = 0.0
     """Of how often workers' gauges are read, and of how late the readings arrive."""
+    unknown: float = 0.0
+    """Share of requests for which there is no prediction of quality, whatever the predictor says of their prompts."""
+    length: float = 0.0
+    """Of a request's predicted output, each request by itself."""
 
     @classmethod
     def training(cls) -> Randomisation:
         """What the shipped policy is trained on."""
-        return cls(rate=0.6, deadline=0.15, speed=0.15, mix=0.4, shift_s=8.0, clock=1.0)
+        by = cls.validation()
+        return replace(by, rate=0.6, deadline=0.15, speed=0.15, mix=0.4, shift_s=8.0, clock=1.0)
+
+    @classmethod
+    def validation(cls) -> Randomisation:
+        """What policies are tuned and chosen on: the scenario itself, with predictions worse than they are there.
+
+        Prompts of the validation split are worded like those that the predictors learned from; prompts to come are not.
+        """
+        return cls(unknown=0.15, length=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +129,24 @@ class EpisodeSource:
 
     def draw(self, seed: int, kind: WorkloadKind | None = None) -> Episode:
         """The episode of a seed; ``kind`` is drawn too if it is ``None``."""
-        world, clock, content = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
+        world, clock, content, sight = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
         drawn = list(WorkloadKind)[int(world.integers(len(WorkloadKind)))]
         scenario = self._scenario(world)
         profiles = {name: self._profile(profile, world) for name, profile in self.profiles.items()}
         times = list(takewhile(lambda at: at < scenario.duration_s, scenario.arrivals(kind or drawn).times(clock)))
         rows = content.choice(len(self.prompts), size=len(times), p=self._weights(world))
-        requests = tuple(self._request(scenario, i, at, int(rows[i])) for i, at in enumerate(times))
+        scores = self._scores(rows, sight)
+        requests = tuple(self._request(scenario, i, at, int(rows[i]), scores[i]) for i, at in enumerate(times))
         return Episode(scenario, kind or drawn, seed, profiles, self._clock(world), self.prompts, rows, requests)
 
-    def _request(self, scenario: Scenario, index: int, at: float, row: int) -> FleetRequest:
+    def _scores(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> list[Scores]:
+        """What the predictors say of each request, or would say if they knew its wording less well."""
+        hidden = (rng.random(len(rows)) < self.randomisation.unknown).tolist()
+        factors = np.exp(rng.uniform(-1.0, 1.0, len(rows)) * np.log1p(self.randomisation.length)).tolist()
+        seen = [self.prompts.scores[row] for row in rows.tolist()]
+        return [_worse(*each) for each in zip(seen, hidden, factors, strict=True)]
+
+    def _request(self, scenario: Scenario, index: int, at: float, row: int, scores: Scores) -> FleetRequest:
         prompts = self.prompts
         limit = scenario.max_tokens
         lengths = np.minimum(prompts.output_tokens[row], limit).tolist()
@@ -137,7 +158,7 @@ class EpisodeSource:
             deadline=at + scenario.deadline_s,
         )
         answers = dict(zip(prompts.pools, lengths, strict=True))
-        return FleetRequest(at, ticket, int(prompts.prompt_tokens[row]), answers, prompts.scores[row], index)
+        return FleetRequest(at, ticket, int(prompts.prompt_tokens[row]), answers, scores, index)
 
     def _scenario(self, rng: np.random.Generator) -> Scenario:
         scenario, by = self.scenario, self.randomisation
@@ -174,6 +195,12 @@ class EpisodeSource:
         weights = np.array([weight[kind] for kind in kinds], np.float64)
         weights /= weights.sum()
         return weights
+
+
+def _worse(scores: Scores, hidden: bool, factor: float) -> Scores:
+    """Without the quality if that is ``hidden``, and with the output ``factor`` times as long."""
+    tokens = None if scores.output_tokens is None else scores.output_tokens * factor
+    return replace(scores, output_tokens=tokens, quality=None if hidden else scores.quality)
 
 
 def _factor(rng: np.random.Generator, by: float) -> float:

@@ -163,5 +163,5 @@ DEMO = Scenario(
     deadline_s=4.0,
     seed=7,
     static_pool="medium",
-    threshold={"wait_s": 1.0, "waits_s": {"medium": 2.0, "large": 2.0}, "reopen": 0.9},
+    threshold={"wait_s": 1.0, "waits_s": {"medium": 3.0, "large": 1.5}, "reopen": 0.9},
 )

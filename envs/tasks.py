@@ -1,7 +1,8 @@
 """The verifiable task suite: generated prompts whose answers can be checked, in an unlimited, seeded stream.
 
 Nine families in four levels. A wording is a phrasing of the question together with an instruction that asks for the
-bare answer, a sentence, the way to it, or the way and a check: so the length of a good answer depends on the prompt.
+bare answer, a sentence, the way to it, or the way and a check, or that leaves it open, and then a good answer is as
+detailed as the problem is hard: so the length of an answer depends on the instruction and on the problem.
 
 The hash of a problem's canonical question decides its split, so that train, validation and test never share one,
 whatever the seed and the wording. Some phrasings, instructions and number ranges occur in the test split only.
@@ -32,6 +33,10 @@ _TEST_ONLY = 0.3
 """Share of test prompts that have a number range, a phrasing, or an instruction kept for test (each by itself)."""
 
 
+_FEW_STEPS = 2
+"""A problem of so few steps is answered with the last of them, unless the prompt asks for all."""
+
+
 class Split(StrEnum):
     """Which part of the suite a problem belongs to: 80, 10 and 10 % of all problems."""
 
@@ -45,6 +50,8 @@ class Style(StrEnum):
 
     BRIEF = "brief"
     SENTENCE = "sentence"
+    OPEN = "open"
+    """It does not say: the work is shown where there is some."""
     STEPS = "steps"
     CHECKED = "checked"
 
@@ -56,7 +63,8 @@ class Task:
     family: str
     level: int
     wording: str
-    """Phrasing, instruction and style, for example ``0/7/steps``; a ``t`` marks what is kept for test."""
+    """Phrasing, instruction and style, for example ``0/7/steps``; ``t`` marks what is kept for test, ``p`` what is for
+    practice."""
     prompt: str
     worked: str
     answer: str
@@ -94,17 +102,41 @@ _INSTRUCTIONS = (
     _Instruction("Give only the answer.", Style.BRIEF),
     _Instruction("Reply with the result and nothing else.", Style.BRIEF),
     _Instruction("Just the answer, please:", Style.BRIEF, first=True),
-    _Instruction("", Style.SENTENCE),
     _Instruction("Answer in one sentence.", Style.SENTENCE),
-    _Instruction("Here is a question for you.", Style.SENTENCE, first=True),
+    _Instruction("", Style.OPEN),
+    _Instruction("Please help me with this.", Style.OPEN),
+    _Instruction("Here is a question for you.", Style.OPEN, first=True),
+    _Instruction("Can you solve this for me?", Style.OPEN, first=True),
     _Instruction("Show your work.", Style.STEPS),
     _Instruction("Explain step by step.", Style.STEPS),
+    _Instruction("Please tell me how you get there.", Style.STEPS),
     _Instruction("Work through the following and write down every step.", Style.STEPS, first=True),
     _Instruction("Show every step, then check the result.", Style.CHECKED),
     _Instruction("Solve this carefully, in detail, and verify your answer at the end.", Style.CHECKED, first=True),
 )
+_PRACTICE_INSTRUCTIONS = (
+    _Instruction("Only the answer, no words around it.", Style.BRIEF),
+    _Instruction("Keep it to the bare result.", Style.BRIEF),
+    _Instruction("Do not explain.", Style.BRIEF),
+    _Instruction("I just want the result:", Style.BRIEF, first=True),
+    _Instruction("One sentence will do.", Style.SENTENCE),
+    _Instruction("Say it in a single sentence:", Style.SENTENCE, first=True),
+    _Instruction("I would like to know this.", Style.OPEN),
+    _Instruction("Thanks!", Style.OPEN),
+    _Instruction("My teacher asked me this.", Style.OPEN, first=True),
+    _Instruction("Have a look at this:", Style.OPEN, first=True),
+    _Instruction("Go through it step by step.", Style.STEPS),
+    _Instruction("Take me along, one step after the other.", Style.STEPS),
+    _Instruction("Give the whole working.", Style.STEPS),
+    _Instruction("Write down how it is done:", Style.STEPS, first=True),
+    _Instruction("Do it step by step, and test the result afterwards.", Style.CHECKED),
+    _Instruction("Give your thoughts, and go over them again.", Style.CHECKED),
+    _Instruction("First the steps, then a check, please:", Style.CHECKED, first=True),
+)
+"""Never in the suite itself: further instructions for those who train on it."""
 _TEST_INSTRUCTIONS = (
     _Instruction("No explanation, only the final value.", Style.BRIEF),
+    _Instruction("I could use some help here.", Style.OPEN),
     _Instruction("Walk me through it.", Style.STEPS),
     _Instruction("I want to see the reasoning and a second look at it.", Style.CHECKED),
 )
@@ -129,15 +161,21 @@ def task_at(
     split: Split | str = Split.TRAIN,
     families: Sequence[str] | None = None,
     levels: Sequence[int] = LEVELS,
+    practice: float = 0.0,
 ) -> Task:
     """The task at a place of the stream; a pure function of its arguments.
 
+    ``practice`` is the share of phrasings, and of instructions, taken from more than the suite itself uses: variety for
+    those who train on it. The problems stay the same.
+
     Raises:
-        ValueError: an unknown family or level.
+        ValueError: an unknown family or level, or practice outside the train split.
     """
     rng = Random(f"headway-tasks/{seed}/{Split(split)}/{index}")
+    if practice and Split(split) is not Split.TRAIN:
+        raise ValueError(f"practice wordings are for the train split, not for {split}")
     family, level = rng.choice(_chosen(families)), rng.choice(_checked(levels))
-    return _draw(family, level, Split(split), rng)
+    return _draw(family, level, Split(split), rng, practice)
 
 
 def stream(
@@ -193,18 +231,24 @@ def _checked(levels: Sequence[int]) -> Sequence[int]:
     return levels
 
 
-def _draw(family: Family, level: int, split: Split, rng: Random) -> Task:
+def _draw(family: Family, level: int, split: Split, rng: Random, practice: float) -> Task:
     while True:
         test_range = split is Split.TEST and rng.random() < _TEST_ONLY
         problem = family.draw(level, rng, test_range)
         content = content_hash(problem.phrasings[0])
         if split_of(content) is split:
-            return _worded(family, level, problem, content, split, rng)
+            return _worded(family, level, problem, content, split, rng, practice)
 
 
-def _worded(family: Family, level: int, problem: Problem, content: str, split: Split, rng: Random) -> Task:
-    phrasing, question = _picked(problem.phrasings, problem.held_out, split, rng)
-    order, instruction = _picked(_INSTRUCTIONS, _TEST_INSTRUCTIONS, split, rng)
+def _worded(
+    family: Family, level: int, problem: Problem, content: str, split: Split, rng: Random, practice: float
+) -> Task:
+    test = split is Split.TEST
+    share, mark = (_TEST_ONLY, "t") if test else (practice, "p")
+    rare = problem.held_out if test else problem.practice
+    phrasing, question = _picked(problem.phrasings, rare, share, mark, rng)
+    rare_instructions = _TEST_INSTRUCTIONS if test else _PRACTICE_INSTRUCTIONS
+    order, instruction = _picked(_INSTRUCTIONS, rare_instructions, share, mark, rng)
     return Task(
         family=family.name,
         level=level,
@@ -219,12 +263,12 @@ def _worded(family: Family, level: int, problem: Problem, content: str, split: S
     )
 
 
-def _picked(usual: Sequence[_T], held_out: Sequence[_T], split: Split, rng: Random) -> tuple[str, _T]:
-    """One of the usual choices or, in the test split only, of those kept for it; with its label."""
-    held = split is Split.TEST and rng.random() < _TEST_ONLY
-    choices = held_out if held else usual
+def _picked(usual: Sequence[_T], rare: Sequence[_T], share: float, mark: str, rng: Random) -> tuple[str, _T]:
+    """One of the usual choices or, in a share of cases, of the rare ones; with its label."""
+    taken = share > 0.0 and rng.random() < share
+    choices = rare if taken else usual
     place = rng.randrange(len(choices))
-    return f"{'t' * held}{place}", choices[place]
+    return f"{mark * taken}{place}", choices[place]
 
 
 def _prompt(question: str, instruction: _Instruction) -> str:
@@ -246,7 +290,12 @@ def _answered(problem: Problem, style: Style, rng: Random) -> str:
     if style is Style.BRIEF:
         return answer
     if style is Style.SENTENCE:
-        return rng.choice((f"The answer is {answer}.", f"{problem.steps[-1]} The answer is {answer}."))
+        return f"The answer is {answer}."
+    if style is Style.OPEN:
+        few = len(problem.steps) <= _FEW_STEPS
+        return (
+            f"{problem.steps[-1]} The answer is {answer}." if few else "\n".join((*problem.steps, f"Answer: {answer}"))
+        )
     lines = [rng.choice(("Let us go step by step.", "Here are the steps.")), *problem.steps]
     if style is Style.CHECKED:
         lines += ["Now the check, one step after the other.", *(f"Again: {step}" for step in problem.steps)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from controller.observation import Codec
 from controller.policy import WEIGHTS
+from envs.episode import Randomisation
 from envs.scenarios import Scenario
 from predictors import artifact
 from predictors.artifact import DataSource, Manifest
@@ -35,6 +36,8 @@ class TrainingRecord:
     data: Sequence[DataSource]
     metrics: Mapping[str, Interval | None]
     created: str
+    randomisation: Randomisation = field(default_factory=Randomisation.training)
+    """How training episodes strayed from the scenario."""
 
 
 def write_policy(
@@ -71,6 +74,7 @@ def _settings(trained: Trained, record: TrainingRecord) -> dict[str, Any]:
     return {
         "arguments": asdict(record.arguments),
         "scenario": asdict(record.scenario),
+        "randomisation": asdict(record.randomisation),
         "inputs": dict(record.inputs),
         "best": asdict(trained.best),
         "history": [asdict(checkpoint) for checkpoint in trained.history],
@@ -90,6 +94,7 @@ def card(trained: Trained, record: TrainingRecord, version: int) -> str:
         version=version,
         pools=pools,
         scenario=scenario,
+        by=record.randomisation,
         arguments=arguments,
         figures=figures,
         inputs=inputs,
@@ -129,7 +134,9 @@ with an **assumed** skill table; on other fleets train it again: `headway train 
 
 Requests per second {scenario.base_rate:g}, in bursts {scenario.burst_rate:g}; deadline {scenario.deadline_s:g} s.
 Training varied rates, deadlines, speeds, task mix, bursts and the staleness of gauges around that, and the
-workload's kind (stable, bursty, unpredictable).
+workload's kind (stable, bursty, unpredictable). Prompts to come are worded in ways that the predictors know less well
+than those of training: so {by.unknown:.0%} of its requests had no predicted quality, and predicted lengths were off by
+another {by.length:.0%} at most.
 
 ## Objective
 
@@ -139,7 +146,8 @@ failed requests earn nothing. The reward is credited to the request's own decisi
 ## Figures
 
 On episodes and prompts that training, checkpoint selection and tuning have not seen; 95 % intervals over episodes.
-`over_threshold` and `over_static_mix` are differences, on the same episodes, to those baselines tuned on validation.
+`over_threshold`, `over_static_mix` and `over_feasible_best` (the best pool predicted to be in time, which nobody has
+trained) are differences, on the same episodes, to those baselines tuned on validation.
 
 | figure | value |
 |---|---|

@@ -21,7 +21,7 @@ __all__ = ["Contender", "Judged", "contenders", "evaluate", "evaluation_episodes
 
 _EVALUATION_SEEDS = 2_000_000
 _PAIRED = ("availability", "share_of_peak")
-_BASELINES = ("threshold", "static_mix")
+_BASELINES = ("threshold", "static_mix", "feasible_best")
 
 
 @dataclass(frozen=True)

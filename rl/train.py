@@ -1,7 +1,8 @@
 """Training the best-effort policy: Double DQN in ``headway/BestEffort-v0``, the best checkpoint by validation.
 
 Episodes of training are randomised around the scenario (:class:`envs.episode.Randomisation`); those of validation are
-the scenario itself, on other seeds and prompts. Evaluation uses seeds and prompts that neither has seen.
+the scenario itself but for worse predictions, on other seeds and prompts. Evaluation uses seeds and prompts that
+neither has seen, and predictions as they are.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from rl.play import named_tier, play, policy_tier
 
 __all__ = ["Tuned", "objective", "points", "static_mixes", "thresholds", "tune"]
 
-_WAITS_S = (0.5, 1.0, 1.5, 2.0)
+_WAITS_S = (1.0, 1.5, 2.0, 2.5, 3.0)
 _REOPEN = (0.7, 0.9)
-_MARGINS = (0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
+_MARGINS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 _SHARES = 4
 """Weights of a static mix are multiples of one over this."""
 

@@ -62,6 +62,15 @@ def _problem(expression: str, value: int, steps: list[str]) -> Problem:
         steps=tuple(steps),
         answer=str(value),
         kind=AnswerKind.NUMBER,
+        practice=(
+            f"{expression} = ?",
+            f"I need the result of {expression}.",
+            f"Please do this sum: {expression}.",
+            f"Can you tell me what {spoken} makes?",
+            f"What does {spoken} come to?",
+            f"Someone types {expression} into a calculator. What does it show?",
+            f"The exercise is {spoken}. What comes out?",
+        ),
     )
 
 

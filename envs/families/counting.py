@@ -23,6 +23,15 @@ def _problem(question: str, counted: str, steps: list[str], count: int) -> Probl
         steps=(*steps, f"The count is {count}."),
         answer=str(count),
         kind=AnswerKind.NUMBER,
+        practice=(
+            f"{counted} How many {question}, please?",
+            f"I have this here. {counted} Now, how many {question}?",
+            f"Find out how many {question}. {counted}",
+            f"Here you see something. {counted} Say how many {question}.",
+            f"Question: how many {question}?\n{counted}",
+            f"{counted} Count them: how many {question}?",
+            f"Given this, how many {question}? {counted}",
+        ),
     )
 
 

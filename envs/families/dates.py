@@ -45,6 +45,14 @@ def _weekday(rng: Random, test_range: bool) -> Problem:
         answer=end,
         kind=AnswerKind.CHOICE,
         options=WEEKDAYS,
+        practice=(
+            f"A shop opens on a {today} and closes {days} days later. Which weekday is that?",
+            f"{days} days after a {today}: which day of the week is that?",
+            f"We meet on {today}, and again after {days} days. What weekday is the second meeting?",
+            f"Starting from {today}, count {days} days forward. Which weekday do you reach?",
+            f"Which weekday is {days} days from {today}?",
+            f"A film that starts on {today} runs for {days} days. On which weekday does the run end?",
+        ),
     )
 
 
@@ -72,6 +80,14 @@ def _later(rng: Random, level: int, test_range: bool) -> Problem:
         steps=tuple(_walk(start, days)),
         answer=end.isoformat(),
         kind=AnswerKind.DATE,
+        practice=(
+            f"Starting on {written(start)}, count {days} days forward. Which date do you reach?",
+            f"A letter is written on {written(start)} and answered {days} days later. When is it answered?",
+            f"{days} days after {written(start)}: which date is that?",
+            f"A plant is bought on {written(start)}. It flowers {days} days later. On which date?",
+            f"The fair opens on {written(start)}. Give the date {days} days after that.",
+            f"If a course starts on {written(start)} and the exam is {days} days later, when is the exam?",
+        ),
     )
 
 
@@ -96,6 +112,14 @@ def _between(rng: Random, test_range: bool) -> Problem:
         answer=str(days),
         kind=AnswerKind.NUMBER,
         unit="day",
+        practice=(
+            f"How long is it, in days, from {written(start)} to {written(end)}?",
+            f"A show opens on {written(start)} and closes on {written(end)}. How many days is that?",
+            f"{written(start)} to {written(end)}: how many days?",
+            f"From {written(start)} until {written(end)}, how many days pass?",
+            f"A seed is planted on {written(start)} and sprouts on {written(end)}. After how many days?",
+            f"Tell me the number of days between {written(start)} and {written(end)}.",
+        ),
     )
 
 
@@ -117,6 +141,13 @@ def _weekday_of(rng: Random, test_range: bool) -> Problem:
         answer=last,
         kind=AnswerKind.CHOICE,
         options=WEEKDAYS,
+        practice=(
+            f"If {written(start)} is a {first}, which weekday is {written(end)}?",
+            f"{written(start)} was a {first}. Tell me the weekday of {written(end)}.",
+            f"A meeting took place on {first}, {written(start)}. The next is on {written(end)}. What weekday is that?",
+            f"We know that {written(start)} is a {first}. So on what day of the week does {written(end)} fall?",
+            f"Which day of the week is {written(end)}, if {written(start)} is a {first}?",
+        ),
     )
 
 

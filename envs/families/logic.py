@@ -34,6 +34,13 @@ def _order(rng: Random, level: int, test_range: bool) -> Problem:
         answer=people[place],
         kind=AnswerKind.CHOICE,
         options=tuple(people),
+        practice=(
+            f"We know this: {shown} So who is {wanted}?",
+            f"{shown} Which person is {wanted}?",
+            f"Some friends compare themselves. {shown} Find {wanted}.",
+            f"{shown} From this, tell me who is {wanted}.",
+            f"Can you say who is {wanted}? {shown}",
+        ),
     )
 
 
@@ -75,6 +82,14 @@ def _boolean(rng: Random, level: int, test_range: bool) -> Problem:
         answer=_said(value),
         kind=AnswerKind.CHOICE,
         options=("true", "false"),
+        practice=(
+            f"{given[0].upper()}{given[1:]}. What is the truth value of: {shown}?",
+            f"Given {given}: is it true or false that {shown}?",
+            f"With {given}, work out if this is true or false: {shown}.",
+            f"Is {shown} true or false, when {given}?",
+            f"Take these values: {given}. True or false? {shown}",
+            f"Say if '{shown}' is true or false, given that {given}.",
+        ),
     )
 
 

@@ -49,6 +49,14 @@ def _problem(text: str, question: str, steps: list[str], answer: str, options: t
         answer=answer,
         kind=AnswerKind.CHOICE if options else AnswerKind.NUMBER,
         options=options,
+        practice=(
+            f"Text: {text}\n{question}",
+            f"Here is some information. {text} Now tell me: {question}",
+            f"{question}\n{text}",
+            f"I read this: {text} My question: {question}",
+            f"Look at these notes and answer. Notes: {text} {question}",
+            f"Find this out: {question}\nSource: {text}",
+        ),
     )
 
 

@@ -30,7 +30,8 @@ class Problem:
     """A question in several phrasings, the way to its answer, and the answer in canonical form.
 
     ``phrasings[0]`` is canonical: its hash is the problem's identity, whatever the wording. ``held_out`` phrasings are
-    used in the test split only. ``steps`` are whole lines, in order.
+    used in the test split only, ``practice`` where models train and ask for more variety. ``steps`` are whole lines, in
+    order.
     """
 
     phrasings: tuple[str, ...]
@@ -41,6 +42,7 @@ class Problem:
     unit: str = ""
     """Unit of a number, as in :mod:`envs.families.measures`; empty for a plain number."""
     options: tuple[str, ...] = ()
+    practice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,15 @@ def draw(level: int, rng: Random, test_range: bool) -> Problem:
         steps=tuple(_taken(items, ordered, word)),
         answer=", ".join(ordered),
         kind=AnswerKind.SEQUENCE,
+        practice=(
+            f"What is the {how} order of these {noun}: {shown}?",
+            f"{shown}: put these {noun} in {how} order.",
+            f"Give these {noun} back in {how} order: {shown}.",
+            f"I have a list of {noun}: {shown}. I need it in {how} order.",
+            f"List in {how} order the {noun} {shown}.",
+            f"Bring the {noun} {shown} into {how} order.",
+            f"Which is the {how} order? The {noun}: {shown}.",
+        ),
     )
 
 

@@ -87,6 +87,14 @@ def draw(level: int, rng: Random, test_range: bool) -> Problem:
         steps=tuple(steps),
         answer=result,
         kind=AnswerKind.WORD,
+        practice=(
+            f"The word is '{word}'. {orders[0].upper()}{orders[1:]}. Which word is it now?",
+            f"I have the word '{word}' and want to {orders}. What will it be?",
+            f"Write '{word}' on paper, then {orders}. What does the paper say?",
+            f"'{word}': {orders}. The result?",
+            f"If you {orders}, what becomes of '{word}'?",
+            f"Please {orders}. The word is '{word}'. Tell me the new word.",
+        ),
     )
 
 

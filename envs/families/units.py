@@ -40,6 +40,15 @@ def _problem(amount: str, to: Measure, value: Fraction, steps: list[str]) -> Pro
         answer=decimal(value),
         kind=AnswerKind.NUMBER,
         unit=to.symbol,
+        practice=(
+            f"{amount}: how much is that in {to.plural}?",
+            f"I have {amount}. How many {to.plural} is that?",
+            f"Change {amount} into {to.plural}.",
+            f"Write {amount} in {to.plural}.",
+            f"A label says {amount}. What would it say in {to.plural}?",
+            f"How much is {amount}, counted in {to.plural}?",
+            f"Turn {amount} into {to.plural}, please.",
+        ),
     )
 
 

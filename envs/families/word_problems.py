@@ -96,6 +96,14 @@ def draw(level: int, rng: Random, test_range: bool) -> Problem:
         steps=(f"{who} starts with {start}.", *(event.step for event in events)),
         answer=str(count),
         kind=AnswerKind.NUMBER,
+        practice=(
+            f"{who} owns {start} {thing}. {story} How many {thing} does {who} have now?",
+            f"In a box of {who} there are {start} {thing}. {story} How many {thing} are in it in the end?",
+            f"{who} counts {start} {thing}. {story} Tell me how many {thing} there are after all that.",
+            f"To begin with, {who} has {start} {thing}. {story} So how many {thing} remain?",
+            f"{who} collects {thing} and has {start} of them. {story} What is the count at the end?",
+            f"Yesterday {who} had {start} {thing}. {story} How many would {who} count now?",
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from controller.policy import load_policy
 from controller.store import ArtifactStore, shipped_models
 from envs.episode import EpisodeSource
 from envs.sources import LENGTH, QUALITY
-from predictors.artifact import ArtifactError
+from predictors.artifact import ArtifactError, load_manifest
 from rl import tune
 from rl.train import TrainArguments
 
@@ -74,6 +74,9 @@ def test_training_writes_an_artifact_that_evaluation_judges(small: None, tmp_pat
     assert path.is_relative_to(models)
     assert load_policy(path).codec.slots == 3
     assert report["command"] == "train best-effort"
+    assert {f"share_of_peak_over_{name}_bursty" for name in ("threshold", "static_mix", "feasible_best")} <= set(
+        load_manifest(path).metrics
+    )
 
     judged = _run("eval", "--artifact", str(path), *QUICK, "--json", str(tmp_path / "eval.json"))
     assert judged.exit_code == 0, judged.output

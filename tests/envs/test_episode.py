@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from controller.types import Scores
 from envs.episode import EpisodeSource, Randomisation, _moved
 from envs.scenarios import WorkloadKind
 from tests.envs.worlds import PROFILES, SCENARIO, prompts
@@ -54,6 +55,30 @@ def test_limits_may_stray_too() -> None:
     source = EpisodeSource(SCENARIO, PROFILES, BANK, Randomisation(limit=0.5))
     episodes = [source.draw(seed) for seed in range(20)]
     assert len({pool.max_inflight for episode in episodes for pool in episode.scenario.pools}) > 5
+
+
+def test_validation_strays_in_predictions_alone() -> None:
+    plain, worse = (EpisodeSource(SCENARIO, PROFILES, BANK, by) for by in (Randomisation(), Randomisation.validation()))
+    before, after = plain.draw(3), worse.draw(3)
+    assert (after.scenario, after.profiles, after.clock) == (before.scenario, before.profiles, before.clock)
+    assert np.array_equal(after.rows, before.rows)
+    assert [replace(r, scores=None) for r in after.requests] == [replace(r, scores=None) for r in before.requests]
+    assert after.requests == worse.draw(3).requests
+    hidden = [request.scores.quality is None for request in after.requests]
+    assert np.mean(hidden) == pytest.approx(Randomisation.validation().unknown, abs=0.06)
+    pairs = [(r.scores, BANK.scores[row]) for r, row in zip(after.requests, after.rows, strict=True)]
+    assert all(seen.quality in (None, said.quality) for seen, said in pairs)
+    assert all(seen.length_rank == said.length_rank for seen, said in pairs)
+    factors = np.array([seen.output_tokens / said.output_tokens for seen, said in pairs])
+    by = 1 + Randomisation.validation().length
+    assert 1 / by <= factors.min() < 0.8
+    assert 1.2 < factors.max() <= by
+
+
+def test_what_a_predictor_does_not_say_stays_unsaid() -> None:
+    bank = replace(BANK, scores=(Scores(),) * len(BANK))
+    episode = EpisodeSource(SCENARIO, PROFILES, bank, Randomisation.validation()).draw(3)
+    assert {request.scores for request in episode.requests} == {Scores()}
 
 
 def test_the_mean_of_the_training_rates_is_not_shifted() -> None:

@@ -31,7 +31,7 @@ def test_every_worked_answer_is_graded_right_and_lies_in_its_split(
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_family_and_level_is_supplied_in_several_wordings(family: str, level: int) -> None:
-    tasks = generate(1, 40, "train", [family], [level])
+    tasks = generate(1, 120, "train", [family], [level])
     assert {(task.family, task.level) for task in tasks} == {(family, level)}
     assert len({task.wording for task in tasks}) >= 10
     assert {task.style for task in tasks} == set(Style)
@@ -62,6 +62,17 @@ def test_some_wordings_occur_in_the_test_split_only() -> None:
     assert not any("t" in w.rsplit("/", 1)[0] for w in wordings[Split.TRAIN] | wordings[Split.VALIDATION])
     held = Counter("t" in task.wording.rsplit("/", 1)[0] for task in generate(4, 800, "test"))
     assert 0.35 < held[True] / 800 < 0.65
+
+
+def test_practice_words_the_same_problems_otherwise_and_in_training_alone() -> None:
+    usual, practised = ([task_at(8, i, practice=share) for i in range(400)] for share in (0.0, 0.8))
+    assert [task.content for task in usual] == [task.content for task in practised]
+    assert all(grade(task, task.worked) for task in practised)
+    assert len({task.prompt for task in practised} & {task.prompt for task in usual}) < 60
+    held_out = {w for task in generate(4, 2000, "test") if "t" in (w := task.wording).rsplit("/", 1)[0]}
+    assert held_out.isdisjoint(task.wording for task in practised)
+    with pytest.raises(ValueError, match="train split"):
+        task_at(8, 0, "test", practice=0.5)
 
 
 def test_some_number_ranges_occur_in_the_test_split_only() -> None:

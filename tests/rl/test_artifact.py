@@ -11,6 +11,7 @@ from stable_baselines3.dqn.policies import QNetwork
 
 from controller.observation import Codec
 from controller.policy import load_policy
+from envs.episode import Randomisation
 from predictors.artifact import ArtifactExists, ArtifactTampered, DataSource, load_manifest, verify
 from predictors.types import Interval
 from rl.artifact import TrainingRecord, write_policy
@@ -73,6 +74,7 @@ def test_settings_hold_all_that_is_needed_to_train_again(tmp_path: Path) -> None
     settings = json.loads(json.dumps(dict(load_manifest(tmp_path / manifest.ref).settings)))
     assert TrainArguments(**settings["arguments"]) == TrainArguments()
     assert settings["scenario"]["deadline_s"] == SCENARIO.deadline_s
+    assert Randomisation(**settings["randomisation"]) == Randomisation.training()
     assert settings["best"] == {"steps": 200, "share_of_peak": 0.8}
     assert np.array(settings["ranges"]).shape == (CODEC.size, 2)
 
@@ -80,7 +82,15 @@ def test_settings_hold_all_that_is_needed_to_train_again(tmp_path: Path) -> None
 def test_the_card_says_what_it_is_and_what_it_assumes(tmp_path: Path) -> None:
     manifest = write_policy(tmp_path, _trained(), _record(share_of_peak_bursty=Interval(0.8, 0.7, 0.9)), 1)
     card = (tmp_path / manifest.ref / "card.md").read_text()
-    for words in ("assumed", "simulated", "0.8000 [0.7000, 0.9000]", "| large |", "best, at 200", "profile/test"):
+    for words in (
+        "assumed",
+        "simulated",
+        "0.8000 [0.7000, 0.9000]",
+        "| large |",
+        "best, at 200",
+        "profile/test",
+        "15%",
+    ):
         assert words in card
 
 

@@ -36,10 +36,11 @@ def test_every_policy_meets_every_workload() -> None:
     # The stand-in for the learned policy is feasible_best itself, so both rows must agree in everything.
     for kind in WorkloadKind:
         assert by["learned", kind.value] == by["feasible_best", kind.value]
-        for name in ("availability_over_threshold", "share_of_peak_over_threshold"):
-            found = by["threshold", kind.value][name]
-            assert found is not None
-            assert (found.value, found.lo, found.hi) == (0.0, 0.0, 0.0)
+        for baseline in ("threshold", "static_mix", "feasible_best"):
+            for name in ("availability", "share_of_peak"):
+                found = by[baseline, kind.value][f"{name}_over_{baseline}"]
+                assert found is not None
+                assert (found.value, found.lo, found.hi) == (0.0, 0.0, 0.0)
 
 
 def test_differences_are_those_of_the_means() -> None:

@@ -47,7 +47,8 @@ def test_rank_and_tokens_agree_on_the_order(model: FastLength) -> None:
 
 @pytest.mark.parametrize("limit", [1, 7, 40])
 def test_a_limit_caps_tokens_and_rank(model: FastLength, limit: int) -> None:
-    text = "Work through the following and write down every step. What is 123 times 456?"
+    prompts, embeddings = samples.data().prompts, samples.embeddings()
+    text = prompts[int(model.predict(prompts, embeddings).tokens.argmax())].text
     free, limited, tight = (scored(model, Prompt(text, max_tokens)) for max_tokens in (None, limit, max(limit // 2, 1)))
     assert free[1][0] > limit == limited[1][0]
     assert tight[0][0] <= limited[0][0] < free[0][0]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-import predictors
+from controller.store import ArtifactStore, shipped_models
 from envs.answers import token_texts
 from envs.tasks import generate
 from predictors.artifact import verify
@@ -16,7 +14,7 @@ from predictors.length.model import SCHEMA, FastLength
 from predictors.types import Prompt
 from tests.predictors.length import samples
 
-FOLDER = Path(predictors.__file__).parents[1] / "models" / "length" / "fast" / "1"
+FOLDER = ArtifactStore(shipped_models(), None).resolve("length/fast")
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_sources_of_different_length_stay_apart() -> None:
     embeddings = samples.embedder().embed([prompt.text for prompt in both.prompts])
     ranker = FastRanker(replace(samples.SMALL, trees=60)).fit(both, embeddings)
     rank = ranker.rank(both.prompts, embeddings)
-    assert np.median(rank[len(tasks) :]) > np.quantile(rank[: len(tasks)], 0.95)
+    assert np.median(rank[len(tasks) :]) > np.quantile(rank[: len(tasks)], 0.9)
     tokens = ranker.predict(both.prompts, embeddings).tokens
     assert np.median(tokens[len(tasks) :]) > 500 > 100 > np.median(tokens[: len(tasks)])
 
