@@ -112,16 +112,17 @@ def _run(questions: list[Question], targets: list[Target], settings: Settings, j
 
     models = {target.model for target in targets}
     wanted = len(questions) * len(models) * settings.samples
-    with _progress() as progress:
+    with asking() as progress:
         bar = progress.add_task("asking", total=wanted, completed=len(journal.finished), failed=0)
         try:
-            asyncio.run(run(questions, targets, settings, journal, _counting(progress, bar)))
+            asyncio.run(run(questions, targets, settings, journal, counting(progress, bar)))
         except KeyboardInterrupt as error:
             journal.close(discard=False)
             raise fail(f"interrupted; {journal.path} has what came so far: run this again to go on", 130) from error
 
 
-def _progress() -> Progress:
+def asking() -> Progress:
+    """Bars on stderr, one a task; each task has the field ``failed``."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -133,9 +134,13 @@ def _progress() -> Progress:
     )
 
 
-def _counting(progress: Progress, bar: TaskID) -> Callable[[Row], None]:
+def counting(progress: Progress, bar: TaskID) -> Callable[[Row], None]:
+    """What moves a bar of :func:`asking` on by a row."""
+    failed = 0
+
     def done(row: Row) -> None:
-        failed = progress.tasks[0].fields["failed"] + (row.error is not None)
+        nonlocal failed
+        failed += row.error is not None
         progress.update(bar, advance=1, failed=failed)
 
     return done

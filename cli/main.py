@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "length": Entry("cli.length:train", "The output-length ranker."),
             "router": Entry("cli.routing:train", "The quality predictor behind the model router."),
             "best-effort": Entry("cli.best_effort:train", "The best-effort quality policy (Double DQN)."),
+            "ladder": Entry("cli.ladder:train", "The ladder of small models that answer the task suite."),
         },
     ),
     "eval": Group(
@@ -52,6 +53,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "length": Entry("cli.length:evaluate", "Kendall's tau of the length rankers."),
             "routing": Entry("cli.routing:evaluate", "Quality, cost and AIQ of the model routers."),
             "best-effort": Entry("cli.best_effort:evaluate", "Best-effort policies under load, in simulation."),
+            "ladder": Entry("cli.ladder_eval:evaluate", "The ladder of models on real vLLM: quality, lengths, speed."),
         },
     ),
     "models": Group(

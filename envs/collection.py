@@ -268,6 +268,27 @@ def write_parquet(rows: Sequence[Row], path: Path, settings: Mapping[str, Any]) 
     partial.replace(path)
 
 
+def read_parquet(path: Path) -> tuple[list[Row], Mapping[str, Any]]:
+    """Rows and settings as :func:`write_parquet` wrote them.
+
+    Raises:
+        CollectionError: no such file, or not one that headway collected.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise CollectionError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in _schema() if name not in table.column_names]
+    settings = (table.schema.metadata or {}).get(b"headway")
+    if missing or settings is None:
+        why = f"it has no column {', '.join(missing)}" if missing else "it does not say how it was asked"
+        raise CollectionError(f"{path} is not what headway collect writes: {why}")
+    return [Row(**entry) for entry in table.select(list(_schema())).to_pylist()], json.loads(settings)
+
+
 def _schema() -> dict[str, str]:
     kinds = {"level": "int32", "sample": "int32", "status": "int32", "prompt_tokens": "int32", "output_tokens": "int32"}
     kinds |= {"ttft_s": "double", "e2e_s": "double", "correct": "bool"}

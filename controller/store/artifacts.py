@@ -1,6 +1,7 @@
 """Where artifacts are found: the shipped ones, read-only, and a writable store that holds what a user trained.
 
     SHIPPED/<kind>/<name>/<version>/manifest.json        models/ of a checkout, headway_models/ of an installed wheel
+    SHIPPED/<kind>/<name>/manifest.json                  the only version of what other programs read as it lies there
     HOME/models/<kind>/<name>/<version>/manifest.json    trained here
     HOME/pointers/<kind>/<name>.json                     which version is active, shadow, previous
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.errors import ArtifactRefused, PointerError, StoreReadOnly, UnknownArtifact, suggestion
-from predictors.artifact import ArtifactError, Manifest, load_manifest, manifest_sha256, verify
+from predictors.artifact import MANIFEST, ArtifactError, Manifest, load_manifest, manifest_sha256, verify
 
 _REF = re.compile(r"(?P<kind>[a-z0-9][a-z0-9._-]*)/(?P<name>[a-z0-9][a-z0-9._-]*)")
 _PACKAGED = "headway_models"
@@ -120,8 +121,8 @@ class ArtifactStore:
         kind, name = _split(ref)
         found: dict[int, Version] = {}
         for root, shipped in self._roots():
-            for folder in _numbered(root / kind / name):
-                found.setdefault(int(folder.name), Version(ref, int(folder.name), folder, shipped))
+            for number, folder in _versions_in(root / kind / name):
+                found.setdefault(number, Version(ref, number, folder, shipped))
         if not found:
             raise UnknownArtifact(f"there is no artifact {ref!r}{suggestion(ref, self.refs()) or '; there is none'}")
         return tuple(found[number] for number in sorted(found))
@@ -254,8 +255,24 @@ def _split(ref: str) -> tuple[str, str]:
 def _refs_in(root: Path) -> Iterator[str]:
     for folder in root.glob("*/*"):
         ref = f"{folder.parent.name}/{folder.name}"
-        if _REF.fullmatch(ref) and any(_numbered(folder)):
+        if _REF.fullmatch(ref) and any(_versions_in(folder)):
             yield ref
+
+
+def _versions_in(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Number and folder of each version: the folder itself where it has a manifest, else its numbered subfolders."""
+    if (folder / MANIFEST).is_file():
+        yield _own_number(folder), folder
+    else:
+        yield from ((int(entry.name), entry) for entry in _numbered(folder))
+
+
+def _own_number(folder: Path) -> int:
+    """As its manifest says; 1 where that cannot be read, so that it is listed, and refused, all the same."""
+    try:
+        return load_manifest(folder).version
+    except ArtifactError:
+        return 1
 
 
 def _numbered(folder: Path) -> Iterator[Path]:

@@ -84,6 +84,16 @@ def test_verify_passes_what_is_whole(models: Command) -> None:
     assert len(models.report("verify", REF)["results"]) == 3
 
 
+def test_an_artifact_without_a_version_folder_is_listed_and_verified(models: Command) -> None:
+    folder = put(models.shipped, "ladder/small", 1, flat=True)
+    assert "ladder/small" in models.run("list").output
+    (row,) = models.report("verify", "ladder/small")["results"]
+    assert (row["version"], row["whole"]) == (1, True)
+    assert models.report("show", "ladder/small")["manifest"]["kind"] == "ladder"
+    (folder / "weights.txt").write_bytes(b"evil")
+    assert models.run("verify", "ladder/small").exit_code == 1
+
+
 def test_tampering_gives_exit_code_1_and_names_the_file(models: Command) -> None:
     (models.shipped / REF / "2" / "weights.txt").write_bytes(b"evil")
     result = models.run("verify")

@@ -11,7 +11,17 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from envs.collection import CollectionError, Journal, Row, Settings, Target, collect, targets_of, write_parquet
+from envs.collection import (
+    CollectionError,
+    Journal,
+    Row,
+    Settings,
+    Target,
+    collect,
+    read_parquet,
+    targets_of,
+    write_parquet,
+)
 from envs.prompts import Question, read_questions
 from envs.tasks import generate
 from tests.upstream.servers import Exchange, Server
@@ -123,6 +133,26 @@ def test_the_parquet_file_has_every_row_and_its_settings(tmp_path: Path) -> None
     assert str(table.schema.field("correct").type) == "bool"
     journal.close(discard=True)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["rows.parquet"]
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    journal, _, _ = run(tmp_path / "j", Settings(samples=2))
+    path = tmp_path / "rows.parquet"
+    write_parquet(journal.rows, path, {"temperature": 0.0})
+    rows, settings = read_parquet(path)
+    assert sorted(rows, key=lambda row: row.key) == sorted(journal.rows, key=lambda row: row.key)
+    assert settings == {"temperature": 0.0}
+
+
+@pytest.mark.parametrize("content", [None, b"no Parquet", {"prompt": ["a"]}])
+def test_what_was_not_collected_is_refused(tmp_path: Path, content: bytes | dict[str, list[str]] | None) -> None:
+    path = tmp_path / "rows.parquet"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        pyarrow.parquet.write_table(pyarrow.table(content), path)
+    with pytest.raises(CollectionError, match=r"rows.parquet (cannot be read|is not what headway collect writes)"):
+        read_parquet(path)
 
 
 def test_a_worker_that_is_gone_is_a_failure_of_each_prompt(tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ def test_every_request_counts_whatever_became_of_it() -> None:
     assert row.mix == "large 4, none 3"
 
 
-def test_where_no_peak_is_known_there_is_no_share_of_it() -> None:
-    row = _row(_outcome(peak=None), _outcome(peak=None))
+@pytest.mark.parametrize("peaks", [(None, None), (0.5, None), (0.0, 0.0)])
+def test_where_no_peak_is_known_there_is_no_share_of_it(peaks: tuple[float | None, ...]) -> None:
+    row = _row(*(_outcome(peak=peak) for peak in peaks))
     assert row.metrics["share_of_peak"] is None
     assert _value(row.metrics["quality"]) == 1.0
 

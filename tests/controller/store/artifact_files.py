@@ -8,10 +8,12 @@ from predictors.artifact import DataSource, write
 from predictors.types import Interval
 
 
-def put(models: Path, ref: str, version: int, content: bytes = b"weights", *, overwrite: bool = False) -> Path:
-    """Write ``ref`` in this version below a folder of models; returns its own folder."""
+def put(
+    models: Path, ref: str, version: int, content: bytes = b"weights", *, overwrite: bool = False, flat: bool = False
+) -> Path:
+    """Write ``ref`` in this version below a folder of models; returns its own folder. ``flat`` is without a number."""
     kind, name = ref.split("/")
-    folder = models / kind / name / str(version)
+    folder = models / kind / name / ("" if flat else str(version))
     write(
         folder,
         kind=kind,

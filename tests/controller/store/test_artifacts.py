@@ -190,6 +190,45 @@ def test_the_list_shows_standing_origin_and_damage(store: ArtifactStore) -> None
     assert "manifest.json" in (listed[5].error or "")
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 99), st.binary(min_size=1, max_size=20))
+def test_a_folder_with_a_manifest_of_its_own_is_one_version(
+    tmp_path_factory: pytest.TempPathFactory, number: int, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("flat")
+    store = ArtifactStore(folder / "shipped", folder / "home")
+    path = put(folder / "shipped", "ladder/small", number, content, flat=True)
+    assert store.refs() == ("ladder/small",)
+    (listed,) = store.list()
+    assert (listed.version.number, listed.version.path, listed.version.shipped) == (number, path, True)
+    assert (set(listed.standing), listed.error) == ({"active"}, None)
+    assert store.resolve("ladder/small") == path
+    assert store.verify("ladder/small", number).files["weights.txt"]
+    with pytest.raises(UnknownArtifact, match=f"it has {number}"):
+        store.promote("ladder/small", number + 1)
+    with pytest.raises(PointerError, match="no previous version"):
+        store.rollback("ladder/small")
+    (path / "weights.txt").write_bytes(content + b"!")
+    with pytest.raises(ArtifactRefused, match=r"weights.txt"):
+        store.verify("ladder/small")
+
+
+def test_a_damaged_manifest_without_a_number_is_listed_and_refused(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path, None)
+    (put(tmp_path, "ladder/small", 3, flat=True) / "manifest.json").write_text("{")
+    (listed,) = store.list()
+    assert (listed.version.number, listed.manifest) == (1, None)
+    assert "not a manifest" in (listed.error or "")
+    with pytest.raises(ArtifactRefused, match="not a manifest"):
+        store.resolve("ladder/small")
+
+
+def test_checkpoints_without_a_manifest_are_no_artifacts(tmp_path: Path) -> None:
+    (tmp_path / "ladder" / "small").mkdir(parents=True)
+    (tmp_path / "ladder" / "small" / "config.json").write_text("{}")
+    assert ArtifactStore(tmp_path, None).refs() == ()
+
+
 def test_an_empty_store_lists_nothing(tmp_path: Path) -> None:
     assert ArtifactStore(tmp_path / "none", tmp_path / "neither").list() == ()
 
