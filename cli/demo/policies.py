@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DemoPolicy", "compared"]
+__all__ = ["DemoPolicy", "best_effort", "compared", "routed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +20,17 @@ class DemoPolicy:
 
 
 _NOTHING_LEARNED: Mapping[str, Any] = {"length": None, "quality": None}
+_LENGTH = "length/fast"
+_BUDGET_MS = 25.0
+"""Milliseconds for the scores, where simulated workers share the machine."""
+_BUSY_BUDGET_MS = 250.0
+"""The same where the models themselves take every core."""
 
 
-def compared(
-    static_pool: str, threshold: Mapping[str, Any], best_effort: Mapping[str, Any], *, quality: str | None
-) -> tuple[DemoPolicy, ...]:
+def compared(static_pool: str, threshold: Mapping[str, Any], learned: DemoPolicy) -> tuple[DemoPolicy, ...]:
     """``static``, ``heuristic`` and ``learned``.
 
-    ``static_pool`` is the pool that a static deployment would use, ``threshold`` the tuned options of the heuristic,
-    ``best_effort`` those of the learned tier stage, ``quality`` the artifact that predicts each pool's quality.
+    ``static_pool`` is the pool that a static deployment would use, ``threshold`` the tuned options of the heuristic.
     """
     return (
         DemoPolicy(
@@ -43,10 +45,33 @@ def compared(
             {"tier": {"name": "threshold", **threshold}, "order": "fcfs", "place": "least_load"},
             _NOTHING_LEARNED,
         ),
-        DemoPolicy(
-            "learned",
-            "reinforcement-learned tiers from predicted quality and load, shortest predicted answers first",
-            {"tier": {"name": "best_effort", **best_effort}, "order": "length_rank", "place": "least_load"},
-            {"length": "length/fast", "quality": quality, "budget_ms": 25.0},
-        ),
+        learned,
+    )
+
+
+def best_effort(options: Mapping[str, Any], *, quality: str) -> DemoPolicy:
+    """``learned`` by the reinforcement-learned tier stage; ``quality`` is the artifact that predicts each pool's."""
+    return DemoPolicy(
+        "learned",
+        "reinforcement-learned tiers from predicted quality and load, shortest predicted answers first",
+        {"tier": {"name": "best_effort", **options}, "order": "length_rank", "place": "least_load"},
+        {"length": _LENGTH, "quality": quality, "budget_ms": _BUDGET_MS},
+    )
+
+
+def routed(options: Mapping[str, Any], *, quality: str | None) -> DemoPolicy:
+    """``learned`` by the router: the greatest predicted quality less what waiting costs.
+
+    Where no artifact knows the pools (``quality`` is ``None``) its fallback chooses them, and counts that.
+    """
+    tiers = (
+        "the pool of the greatest predicted quality less the price of its wait"
+        if quality
+        else "no artifact knows these pools' quality, so the heuristic stands in for the router"
+    )
+    return DemoPolicy(
+        "learned",
+        f"{tiers}, shortest predicted answers first",
+        {"tier": {"name": "router", **options}, "order": "length_rank", "place": "least_load"},
+        {"length": _LENGTH, "quality": quality, "budget_ms": _BUSY_BUDGET_MS},
     )

@@ -126,7 +126,7 @@ def _served(outcomes: Sequence[Outcome], seed: int) -> dict[str, Metric]:
         "availability": availability,
         "quality": mean_quality,
     }
-    if all(outcome.peak is not None for outcome in outcomes):
+    if all(outcome.peak is not None for outcome in outcomes) and any(outcome.peak for outcome in outcomes):
         figures["share_of_peak"] = share_of_peak
 
     def over(figure: Callable[[list[Served]], float | None]) -> Callable[..., float]:

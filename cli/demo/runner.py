@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 
 from cli.demo.policies import DemoPolicy
 from cli.demo.results import Outcome, Row, Stages, measured
+from cli.demo.unloaded import Unloaded, Worded, ask_unloaded
 
 __all__ = ["DemoError", "DemoRequest", "DemoWorkers", "Demonstration"]
 
@@ -40,6 +41,15 @@ class DemoRequest:
     peak: float | None
     grade: Callable[[str], bool]
 
+    def worded(self) -> Worded:
+        """What is asked, and how the answer is judged."""
+        body = {
+            "messages": [{"role": "user", "content": self.prompt}],
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+        }
+        return Worded(body, self.grade)
+
 
 @dataclass(frozen=True, slots=True)
 class DemoWorkers:
@@ -52,6 +62,8 @@ class DemoWorkers:
     start_timeout_s: float = 60.0
     gpus: Mapping[str, float] = field(default_factory=dict)
     """GPUs that a worker of a pool stands for; 1 where not said."""
+    ask_unloaded: bool = False
+    """Nobody knows how well the pools answer: each is asked the whole workload beforehand, with nothing waiting."""
 
 
 class Demonstration:
@@ -78,10 +90,14 @@ class Demonstration:
         self._urls: dict[str, str] = {}
         self._actuator: Any = None
         self._gateway: str | None = None
+        self._unloaded: dict[str, Unloaded] = {}
 
     @classmethod
     def of(cls, engine: str, *, seed: int | None, scale: float, port: int, logs: Path | None) -> Demonstration:
-        """The demo on simulated workers (``sim``) or on vLLM servers on this machine's CPU (``vllm``)."""
+        """The demo on simulated workers (``sim``) or on vLLM servers on this machine's CPU (``vllm``).
+
+        Raises :class:`DemoError` or :class:`ModuleNotFoundError` where something is missing for that.
+        """
         from cli.demo import sim, vllm
 
         build = sim.build if engine == "sim" else vllm.build
@@ -90,9 +106,11 @@ class Demonstration:
         return cls(workers, policies, requests, about=about, seed=chosen, port=port, logs=logs)
 
     def settings(self) -> dict[str, Any]:
-        """What would reproduce the run."""
+        """What would reproduce the run, and how the pools answered unloaded where they were asked."""
+        unloaded = {pool: answers.summary() for pool, answers in self._unloaded.items()}
         return {
             **self._about,
+            **({"unloaded": unloaded} if unloaded else {}),
             "requests": len(self.requests),
             "pools": [dict(pool) for pool in self._workers.pools],
             "policies": {p.name: {"stages": dict(p.stages), "scoring": dict(p.scoring)} for p in self.policies},
@@ -108,7 +126,7 @@ class Demonstration:
         options = {
             pool: ProcessActuatorOptions(
                 command=command,
-                ports="18100-18199",
+                ports=_worker_ports(os.getpid()),
                 start_timeout_s=self._workers.start_timeout_s,
                 stop_grace_s=10.0,
             )
@@ -122,6 +140,34 @@ class Demonstration:
         except HeadwayError as error:
             raise DemoError(str(error)) from error
         self._urls = {spec.pool: spec.url for spec in specs}
+
+    @property
+    def unloaded_questions(self) -> int:
+        """How many answers :meth:`ask_unloaded` will take; 0 where the peak is known."""
+        return len(self.requests) * len(self._workers.pools) if self._workers.ask_unloaded else 0
+
+    async def ask_unloaded(self, advance: Callable[[], None]) -> Mapping[str, Unloaded]:
+        """Ask each worker the whole workload, one worker after another and no more at once than it has seats for.
+
+        Whether the highest tier answers a prompt rightly then is that prompt's peak. Raises :class:`DemoError` where a
+        worker did not answer.
+        """
+        from upstream.client import Client
+
+        questions = [request.worded() for request in self.requests]
+        async with Client() as client:
+            for pool in sorted(self._workers.pools, key=lambda pool: int(pool["tier"])):
+                name, model, seats = str(pool["name"]), str(pool["model"]), int(pool["max_inflight"])
+                found = await ask_unloaded(client, self._urls[name], model, questions, at_once=seats, on_end=advance)
+                if found.failed:
+                    raise DemoError(
+                        f"pool {name} left {found.failed} of {len(questions)} prompts unanswered; see {self.logs}"
+                    )
+                self._unloaded[name] = found
+        self.requests = [
+            replace(request, peak=float(right)) for request, right in zip(self.requests, found.correct, strict=True)
+        ]
+        return self._unloaded
 
     async def start_gateway(self, policy: DemoPolicy) -> str:
         """Start the gateway under a policy; its URL. Raises :class:`DemoError`."""
@@ -218,6 +264,12 @@ class Demonstration:
         )
 
 
+def _worker_ports(pid: int) -> str:
+    """A hundred ports that two demos at once hardly share: a server that is still starting does not look taken."""
+    first = 18_100 + 100 * (pid % 48)
+    return f"{first}-{first + 99}"
+
+
 def headway(*arguments: str) -> tuple[str, ...]:
     """The command line of this very installation."""
     return (sys.executable, "-m", "cli.main", *arguments)
@@ -226,14 +278,10 @@ def headway(*arguments: str) -> tuple[str, ...]:
 def _as_sent(request: DemoRequest) -> Any:
     from envs.replay import ReplayRequest
 
-    body = {
-        "model": "auto",
-        "messages": [{"role": "user", "content": request.prompt}],
-        "max_tokens": request.max_tokens,
-        "temperature": 0,
-    }
     deadline = str(round(request.deadline_s * 1000)).encode()
-    return ReplayRequest(request.at, body, ((b"x-headway-deadline-ms", deadline),))
+    return ReplayRequest(
+        request.at, {"model": "auto", **request.worded().body}, ((b"x-headway-deadline-ms", deadline),)
+    )
 
 
 async def _stages(client: Any, url: str) -> Stages:

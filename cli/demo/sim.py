@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cli.demo.policies import DemoPolicy, compared
+from cli.demo.policies import DemoPolicy, best_effort, compared
 from cli.demo.runner import DemoRequest, DemoWorkers, headway
 
 _MAX_TOKENS = 512
@@ -81,5 +81,6 @@ def build(
         "deadline_s": scenario.deadline_s,
         "max_queue": scenario.max_queue,
     }
-    policies = compared(scenario.static_pool, scenario.threshold, scenario.best_effort, quality="quality/ladder")
+    learned = best_effort(scenario.best_effort, quality="quality/ladder")
+    policies = compared(scenario.static_pool, scenario.threshold, learned)
     return DemoWorkers(pools, commands), policies, requests, about

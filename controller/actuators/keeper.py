@@ -5,11 +5,12 @@
 Standard input is a pipe that the starter holds open: when it closes, the starter is gone, and the command's process
 group is ended: SIGTERM, and SIGKILL after the grace. The starter itself stops the command by SIGTERM to the group,
 which this process sits out; it exits as the command did. Should this process be killed alone, Linux sends the command
-SIGTERM. A script of the standard library only.
+SIGTERM. A script of the standard library only; starters import :func:`kept` and :func:`signal_group` from it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -17,9 +18,26 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
 _NOT_STARTED = 127
+
+
+def kept(command: Iterable[str], grace_s: float) -> list[str]:
+    """The command line that runs ``command`` under a keeper, with so many seconds from SIGTERM to SIGKILL.
+
+    Start it in a session of its own, with a pipe as its standard input whose other end stays open as long as the
+    command is wanted.
+    """
+    return [sys.executable, "-IS", __file__, str(grace_s), *command]
+
+
+def signal_group(leader: int, number: signal.Signals) -> None:
+    """To the keeper of this process id and all that runs under it; nothing if there is nothing left."""
+    # The group outlives its leader while any process is left in it, so its id cannot mean another group yet.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
 
 
 def main(arguments: list[str]) -> None:

@@ -8,12 +8,12 @@ import itertools
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from controller.actuators import Exit
+from controller.actuators.keeper import kept, signal_group
 from controller.configuration.pools import ProcessActuatorOptions
 from controller.errors import ActuatorError, NoFreePort, StartFailed, UnknownPool
 from controller.types import PoolName, WorkerName, WorkerSpec
@@ -22,7 +22,6 @@ Probe = Callable[[str], Awaitable[bool]]
 """Whether a GET of this URL answers 200. Must return false, not raise, where nothing listens; bounds its own time."""
 
 _HOST = "127.0.0.1"
-_KEEPER = Path(__file__).with_name("keeper.py")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LOG_LINES, _LOG_BYTES = 20, 8192
 
@@ -135,7 +134,7 @@ class ProcessActuator:
         if running is None:
             return
         running.stopping = True
-        _signal(running.process, signal.SIGTERM)
+        signal_group(running.process.pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(running.options.stop_grace_s):
                 await running.process.wait()
@@ -166,11 +165,7 @@ class ProcessActuator:
             log.replace(log.with_name(f"{log.name}.previous"))
         with log.open("wb") as output:
             return await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-IS",
-                str(_KEEPER),
-                str(options.stop_grace_s),
-                *command,
+                *kept(command, options.stop_grace_s),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
@@ -201,15 +196,9 @@ class ProcessActuator:
 
     def _forget(self, running: _Running) -> None:
         """End what may be left of the process group, and free the name and the port."""
-        _signal(running.process, signal.SIGKILL)
+        signal_group(running.process.pid, signal.SIGKILL)
         if self._running.pop(running.spec.name, None) is not None:
             self._ports.discard(running.port)
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # The group outlives its leader while any process is left in it, so its id cannot mean another group yet.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
 
 
 def _is_free(port: int) -> bool:

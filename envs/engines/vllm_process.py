@@ -16,9 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-_HARMFUL = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Set on some machines for their own numpy; they make vLLM's CPU kernels fail."""
+from controller.actuators.keeper import kept, signal_group
+
+_HARMFUL = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
+"""Set on some machines. The first two are for their own numpy and make vLLM's CPU kernels fail; with the last, each of
+a server's processes would compile thousands of modules anew, and a start take twice as long."""
 _POLL_S = 0.5
+_ORPHAN_GRACE_S = 10.0
+"""From SIGTERM to SIGKILL for a server whose starter is gone."""
 _TAIL_LINES = 30
 
 
@@ -42,7 +47,10 @@ class VllmOptions:
     eager: bool = True
     """No compilation: a quicker start, and on a GPU slower steps."""
     threads: int | None = None
-    """CPU threads for the model; ``None`` leaves the choice to vLLM (all cores, bound to them)."""
+    """CPU threads for the model; ``None`` leaves the choice to vLLM (all cores, bound to them).
+
+    With a number given, the model runs in the engine's own process: no third one is started, and none spins on shared
+    memory while another needs the core."""
     extra: tuple[str, ...] = ()
     """Further arguments, as on the command line."""
 
@@ -75,12 +83,17 @@ def environment(base: Mapping[str, str], options: VllmOptions) -> dict[str, str]
         "VLLM_NO_USAGE_STATS": "1",
     }
     if options.threads is not None:
-        kept |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(options.threads)}
+        kept |= {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(options.threads),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
     return kept
 
 
 class VllmProcess:
-    """One running server. It has its own process group, so that :meth:`stop` takes all of it."""
+    """One running server. It has its own process group, so that :meth:`stop` takes all of it, and a keeper, which ends
+    it when this process ends in whatever way, or drops this object."""
 
     def __init__(self, options: VllmOptions, process: subprocess.Popen[bytes], log: Path) -> None:
         self.options = options
@@ -94,9 +107,9 @@ class VllmProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(options),
+                kept(command(options), _ORPHAN_GRACE_S),
                 env=environment(os.environ if base is None else base, options),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -148,7 +161,7 @@ class VllmProcess:
     def stop(self, grace_s: float = 10.0) -> None:
         """Ask it to end, and make it end after ``grace_s``. Does nothing if it was stopped before."""
         if self.alive:
-            self._signal(signal.SIGTERM)
+            signal_group(self._process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(grace_s)
         self._end()
@@ -156,11 +169,8 @@ class VllmProcess:
     def _end(self) -> None:
         """Once only: afterwards the group's number may be somebody else's."""
         if not self._ended:
-            self._signal(signal.SIGKILL)
+            signal_group(self._process.pid, signal.SIGKILL)  # the engine's own process may outlive the server's
             self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             self._ended = True
-
-    def _signal(self, number: signal.Signals) -> None:
-        """To the whole group: the engine's own process may outlive the one that was started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)

@@ -8,25 +8,40 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
 
 import httpx
 import yaml
 
 from envs.engines.vllm_process import free_port
+from envs.ladder.shapes import CONTEXT, shipped
 from upstream.metrics import WorkerMetrics, parse
 
-MODEL = "smollm2"
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of the gateway's, and the model that its workers serve."""
+
+    name: str
+    model: str
+    tier: int
+
+
+MODEL, UPPER = "small", "medium"
+"""Models of the ladder: the one that most tests use, and a better and slower one."""
 SEATS = 2
 """``--max-num-seqs`` of each server: one more request waits inside it."""
-POOL = "small"
+QUICK, ABLE = Pool("quick", MODEL, 0), Pool("able", UPPER, 1)
+POOL = QUICK.name
 URGENT = "urgent"
 """The tenant whose clients may ask for priority."""
-LONG = 150
+LONG = 1500
 """Output tokens that keep a seat taken for some seconds."""
 LIMIT = 60.0
 """Seconds a single step may take."""
@@ -42,16 +57,25 @@ class Gateway:
 
 
 @contextmanager
-def gateway_running(workers: list[str], folder: Path) -> Iterator[Gateway]:
-    """A gateway as users start it: ``serve --config FILE``, with every worker in one pool."""
+def gateway_running(
+    workers: Mapping[Pool, Sequence[str]], folder: Path, *, tier: Mapping[str, Any] | None = None
+) -> Iterator[Gateway]:
+    """A gateway as users start it: ``serve --config FILE``, with these workers' URLs by pool, and a tier stage."""
     port = free_port()
     config, log = folder / "gateway.yaml", folder / "gateway.log"
-    listed = [{"url": url, "max_inflight": 8, "priority_scheduling": True} for url in workers]
+    pools = [
+        {
+            **asdict(pool),
+            "context_length": CONTEXT,
+            "workers": [{"url": url, "max_inflight": 8, "priority_scheduling": True} for url in urls],
+        }
+        for pool, urls in workers.items()
+    ]
     tree = {
         "listen": {"host": "127.0.0.1", "port": port},
-        "pools": [{"name": POOL, "model": MODEL, "tier": 0, "context_length": 2048, "workers": listed}],
+        "pools": pools,
         "tenants": [{"name": URGENT, "priority": {"min": -10, "max": 0}}],
-        "stages": {"order": "fcfs"},
+        "stages": {"order": "fcfs", **({"tier": dict(tier)} if tier else {})},
         "health": {"interval_s": 0.5, "report_interval_s": 0.3},
         "home": str(folder / "home"),
     }
@@ -65,7 +89,7 @@ def gateway_running(workers: list[str], folder: Path) -> Iterator[Gateway]:
         )
     gateway = Gateway(f"http://127.0.0.1:{port}", log)
     try:
-        _wait_ready(gateway, process, len(workers))
+        _wait_ready(gateway, process, sum(map(len, workers.values())))
         yield gateway
     finally:
         process.terminate()
@@ -125,9 +149,23 @@ class Answer:
 
 
 def body(prompt: str, max_tokens: int, **fields: Any) -> dict[str, Any]:
-    """A completion of exactly ``max_tokens`` tokens, the same each time."""
-    fixed = {"model": MODEL, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+    """A completion of exactly ``max_tokens`` tokens, each of them visible, the same each time."""
+    fixed = {
+        "model": MODEL,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "allowed_token_ids": visible_tokens(),
+    }
     return {**fixed, **fields}
+
+
+@cache
+def visible_tokens() -> list[int]:
+    """The tokens of single letters and digits: an answer of these alone shows something at each step."""
+    known = json.loads((shipped(MODEL) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    return [known[letter] for letter in ascii_letters + digits]
 
 
 async def stream(

@@ -10,7 +10,7 @@ import pytest
 from envs.engines.vllm_process import VllmProcess
 from tests.live.fleet import LIMIT, LONG, SEATS, Gateway, body, metrics, stream, until
 
-TOKENS = LONG * 8
+TOKENS = LONG
 
 
 async def leaves(narrow_gateway: Gateway, worker: str, requests: int) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.live.fleet import MODEL, Gateway
+from tests.live.fleet import MODEL, Gateway, visible_tokens
+
+SUM = "What is 12 + 30? Show your work."
+VISIBLE = {"allowed_token_ids": visible_tokens()}
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 def test_chat(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "Say hello."}], max_tokens=12, temperature=0
+        model=MODEL, messages=[{"role": "user", "content": SUM}], max_tokens=12, temperature=0, extra_body=VISIBLE
     )
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason in ("stop", "length")
@@ -36,11 +39,12 @@ def test_chat_streams(client: openai.OpenAI) -> None:
     usage = None
     for chunk in client.chat.completions.create(
         model="auto",
-        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name three colours."}],
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": SUM}],
         max_completion_tokens=16,
         temperature=0,
         stream=True,
         stream_options={"include_usage": True},
+        extra_body=VISIBLE,
     ):
         pieces += [choice.delta.content for choice in chunk.choices if choice.delta.content]
         usage = chunk.usage or usage
@@ -50,10 +54,10 @@ def test_chat_streams(client: openai.OpenAI) -> None:
 
 
 def test_completions(client: openai.OpenAI) -> None:
-    answer = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0)
+    answer = client.completions.create(model=MODEL, prompt=SUM, max_tokens=8, temperature=0, extra_body=VISIBLE)
     assert answer.choices[0].text
     streamed = client.completions.create(
-        model=MODEL, prompt="Once upon a time", max_tokens=8, temperature=0, stream=True
+        model=MODEL, prompt=SUM, max_tokens=8, temperature=0, stream=True, extra_body=VISIBLE
     )
     assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == answer.choices[0].text
 

@@ -8,21 +8,22 @@ from collections.abc import Mapping
 import httpx
 
 from envs.engines.vllm_process import VllmProcess
-from tests.live.fleet import LONG, MODEL, SEATS, Answer, body, stream, until
+from envs.ladder.shapes import CONTEXT
+from tests.live.fleet import LONG, MODEL, SEATS, UPPER, Answer, body, stream, until
 from upstream.client import Client
 from upstream.vllm import VllmClient
 
 
-def test_the_server_says_what_it_is_and_serves(workers: list[VllmProcess]) -> None:
+def test_the_server_says_what_it_is_and_serves(servers: list[VllmProcess]) -> None:
     async def main() -> None:
         async with Client() as client:
-            for worker in workers:
+            for worker, name in zip(servers, (MODEL, MODEL, UPPER), strict=True):
                 server = VllmClient(client, worker.url)
                 assert await server.health()
                 (card,) = await server.models()
-                assert (card.id, card.context_length) == (MODEL, 2048)
+                assert (card.id, card.context_length) == (name, CONTEXT)
                 assert (await server.version()).startswith("0.")
-                tokens = await server.tokenize(MODEL, messages=[{"role": "user", "content": "Hello"}])
+                tokens = await server.tokenize(name, messages=[{"role": "user", "content": "What is 12 + 30?"}])
                 assert tokens.count == len(tokens.tokens) > 5
                 load = await server.metrics()
                 assert (load.running, load.waiting, load.kv_usage) == (0, 0, 0.0)

@@ -12,7 +12,7 @@ from tests.live.fleet import LIMIT, SEATS, Answer, Gateway, body, names, phases,
 
 STREAMS = 8
 WHOLE = 4
-TOKENS = 48
+TOKENS = 800
 USAGE = {"stream_options": {"include_usage": True}}
 
 

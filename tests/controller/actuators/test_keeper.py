@@ -4,19 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from controller.actuators import keeper
 
-KEEPER = Path(keeper.__file__)
-
 
 def _start(code: str, grace_s: float = 5.0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-IS", str(KEEPER), str(grace_s), sys.executable, "-IS", "-c", code]
     return subprocess.Popen(
-        command,
+        keeper.kept([sys.executable, "-IS", "-c", code], grace_s),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -40,7 +36,7 @@ def test_it_ends_as_its_command_did(code: str, status: int) -> None:
 
 
 def test_a_command_that_cannot_be_run_is_named() -> None:
-    command = [sys.executable, "-IS", str(KEEPER), "1", "no-such-program"]
+    command = keeper.kept(["no-such-program"], 1.0)
     ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=20, check=False)
     assert (ended.returncode, ended.stderr) == (127, "no-such-program: No such file or directory\n")
 

@@ -67,4 +67,3 @@ def test_what_ships_is_whole_and_of_this_shape(shape: Shape) -> None:
     assert manifest.settings["shape"]["layers"] == shape.layers
     assert (path / "tokenizer.json").read_text() == tokenizer().to_str()
     assert (path / "model.safetensors").stat().st_size < 25_000_000
-
