@@ -31,6 +31,12 @@ DataDir = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Fol
 Seed = Annotated[int, typer.Option(min=0, help="Of the task suite's prompts and of the bootstrap.")]
 Prompts = Annotated[int, typer.Option(min=200, help="Training prompts drawn from the task suite (source tasks).")]
 Resamples = Annotated[int, typer.Option(min=10, help="Bootstrap resamples behind each interval.")]
+Rows = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="Collected answers (source rows); may be repeated.")
+]
+Prices = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="JSON: model to input_usd_per_mtok and output_usd_per_mtok.")
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.")]
 
 
@@ -39,6 +45,8 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Models folder; HEADWAY_HOME's if left out.")] = None,
     data: DataDir = None,
     name: Annotated[str | None, typer.Option(help="Name of the artifact; the source's own if left out.")] = None,
+    rows: Rows = None,
+    prices: Prices = None,
     prompts: Prompts = 6000,
     seed: Seed = 0,
     resamples: Resamples = 1000,
@@ -50,12 +58,12 @@ def train(
     from predictors.artifact import ArtifactError
     from predictors.quality.evaluation import Judgement, judge
 
-    inputs, models = Inputs(data, prompts, seed), out or _home_models()
+    inputs, models = Inputs(data, prompts, seed, rows or [], prices), out or _home_models()
     report = Report("train router", seed, {**inputs.settings([source]), "resamples": resamples})
     with Console(stderr=True).status("reading, embedding, choosing settings and fitting"):
         table = inputs.read(source)
         study = kept_out(source, table, inputs)
-        knn = _default(source).fit(study.training).knn_
+        knn = _default(source, study).fit(study.training).knn_
         predicted = {"default": knn.predict(study.judged.embeddings), "zero_policy": study.predict(PriorQuality)}
         judged = judge(predicted, study.references(), study.judged, Judgement(seed, resamples))
     _rows(report, study, judged)
@@ -86,6 +94,8 @@ def evaluate(
     router: Annotated[
         list[str] | None, typer.Option(help="Learned routers, may be repeated; all, if left out.")
     ] = None,
+    rows: Rows = None,
+    prices: Prices = None,
     prompts: Prompts = 6000,
     seed: Seed = 0,
     resamples: Resamples = 1000,
@@ -95,7 +105,7 @@ def evaluate(
     from predictors.quality.evaluation import Judgement, judge
 
     learned, chosen = _estimators(router), source or [Source.LLMROUTER, Source.ROUTELLM]
-    inputs, how = Inputs(data, prompts, seed), Judgement(seed, resamples)
+    inputs, how = Inputs(data, prompts, seed, rows or [], prices), Judgement(seed, resamples)
     report = Report("eval routing", seed, {**inputs.settings(chosen), "resamples": resamples})
     for one in chosen:
         for study in inputs.studies(one):
@@ -120,11 +130,13 @@ def _estimators(asked: Sequence[str] | None) -> Mapping[str, Callable[[], Qualit
     return {name: ESTIMATORS[name] for name in asked or ESTIMATORS}
 
 
-def _default(source: Source) -> TunedKnn:
-    """The estimator that ships for this source."""
+def _default(source: Source, study: Study) -> TunedKnn:
+    """The estimator that ships for this source; where every task is one of the suite, no guard against new ones."""
+    from envs.tasks import FAMILY_NAMES
     from predictors.quality.train import default_estimator, known_tasks_estimator
 
-    return known_tasks_estimator() if source is Source.TASKS else default_estimator()
+    known = source is Source.TASKS or (source is Source.ROWS and set(study.data.tasks.tolist()) <= set(FAMILY_NAMES))
+    return known_tasks_estimator() if known else default_estimator()
 
 
 def _predict(
@@ -137,7 +149,7 @@ def _predict(
         task = progress.add_task("", total=len(learned))
         for name, make in learned.items():
             progress.update(task, description=f"{study.table}, {study.split}: {name}")
-            predicted[name] = study.predict((lambda: _default(source)) if name == "default" else make)
+            predicted[name] = study.predict((lambda: _default(source, study)) if name == "default" else make)
             progress.advance(task)
     return predicted
 

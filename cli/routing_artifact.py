@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from rich.markup import escape
 
 from cli.missing import fail
+from cli.routing_rows import NAME
 from cli.routing_sources import LICENCES, NINE, PAIR, Inputs, Source, kept_out
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from predictors.quality.table import RoutingTable
     from predictors.types import Interval
 
-NAMES: Final = {Source.LLMROUTER: "llmrouter", Source.ROUTELLM: "routellm", Source.TASKS: "ladder"}
+NAMES: Final = {Source.LLMROUTER: "llmrouter", Source.ROUTELLM: "routellm", Source.TASKS: "ladder", Source.ROWS: NAME}
 _DATA: Final = {
     Source.LLMROUTER: NINE,
     Source.ROUTELLM: PAIR,
     Source.TASKS: "graded answers of simulated workers to envs/tasks.py, split=train",
+    Source.ROWS: "graded answers of live workers (headway collect)",
 }
 _PURPOSE: Final = {
     Source.LLMROUTER: "Predicts, for a prompt, how well each of nine open models answers it. It shows what the router "
@@ -33,12 +35,15 @@ _PURPOSE: Final = {
     Source.TASKS: "Predicts, for a prompt of the task suite, how often each of three **simulated** workers answers it "
     "rightly. The\nsimulated ladder's skill is an assumption (see the profiles' cards), so this artifact is for demos, "
     "tests and simulated\nenvironments; it says nothing about any real model.",
+    Source.ROWS: "Predicts, for a prompt like those collected, how often each of the models below answers it rightly.",
 }
 _COSTS: Final = {
     Source.LLMROUTER: "List prices of the table; every answer is counted as 200 tokens, a prompt as characters / 4.",
     Source.ROUTELLM: "No prices: in the evaluation the cost of a prompt is 1 where the strong model is called, else 0.",
     Source.TASKS: "Prices are the profile's GPU time (32 requests in flight, 512 tokens of context each) at its hourly "
     "price,\nand the expected tokens the mean of the observed answers: assumptions of the simulated ladder as well.",
+    Source.ROWS: "The expected tokens are the mean of the answers. Without a list of prices a token costs the time "
+    "that it took,\nan hour of one request at 1 USD: then ratios alone mean something.",
 }
 _LIMITS: Final = {
     Source.LLMROUTER: (
@@ -52,6 +57,10 @@ _LIMITS: Final = {
         "It learned from one sampled answer a prompt and worker, never from the skill tables that drive the workers.",
         "An embedding tells families apart well, levels (larger numbers, more steps) only in part.",
         "No guard: prompts outside the task suite are caught by the out-of-distribution flag alone.",
+    ),
+    Source.ROWS: (
+        "It knows the prompts that were collected; others may differ; the out-of-distribution flag tells most.",
+        "An embedding tells kinds of tasks apart well, how hard one is only in part.",
     ),
 }
 

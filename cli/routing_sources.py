@@ -1,4 +1,4 @@
-"""Where routing labels come from: public tables, and the task suite answered by simulated workers."""
+"""Where routing labels come from: public tables, simulated workers that answer the task suite, collected answers."""
 
 from __future__ import annotations
 
@@ -48,9 +48,16 @@ class Source(StrEnum):
     """A weak and a strong model on MMLU and GSM8K; the cost is a call to the strong one."""
     TASKS = "tasks"
     """The task suite, answered and graded here by the simulated ladder."""
+    ROWS = "rows"
+    """Graded answers of your own models, as ``headway collect`` wrote them."""
 
 
-LICENCES: Final = {Source.LLMROUTER: "MIT", Source.ROUTELLM: "Apache-2.0", Source.TASKS: "Apache-2.0 (generated here)"}
+LICENCES: Final = {
+    Source.LLMROUTER: "MIT",
+    Source.ROUTELLM: "Apache-2.0",
+    Source.TASKS: "Apache-2.0 (generated here)",
+    Source.ROWS: "that of the prompts and of the models",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,10 @@ class Inputs:
     data: Path | None
     prompts: int
     seed: int
+    rows: Sequence[Path] = ()
+    """What ``headway collect`` wrote, for the source of that name."""
+    prices: Path | None = None
+    """Prices of its models; what their answers took in time where there are none."""
 
     def settings(self, sources: Sequence[Source]) -> dict[str, Any]:
         """What would read the same labels again, and what their costs mean."""
@@ -70,6 +81,11 @@ class Inputs:
             Source.LLMROUTER: f"(characters / {CHARS_PER_TOKEN:g} in + {OUTPUT_TOKENS:g} out) x list price, in USD",
             Source.ROUTELLM: "calls to the strong model",
             Source.TASKS: f"GPU time of the profile at {_SHARED_BY} in flight x its hourly price, mean answer, in USD",
+            Source.ROWS: (
+                f"list prices in {self.prices}, mean answer, in USD"
+                if self.prices
+                else "time of the answers, an hour of one request at 1 USD, mean answer"
+            ),
         }
         return {
             "sources": [source.value for source in sources],
@@ -78,15 +94,19 @@ class Inputs:
             "in_domain": f"{_FOLDS}-fold by hash of the prompt",
             "leave_one_out": f"a task a fold; tasks dealt into {_FOLDS} folds where there are more than {_MOST_TASKS}",
             "prompts": self.prompts if Source.TASKS in sources else None,
+            "rows": [str(path) for path in self.rows] if Source.ROWS in sources else None,
         }
 
     def read(self, source: Source) -> RoutingTable:
         """The labels that may be trained on."""
+        from cli.routing_rows import read_rows
         from predictors.quality.table import TableError, read_pair, read_priced
 
         if source is Source.TASKS:
             return task_table(ladder(), seed=_STREAM + self.seed, prompts=self.prompts, split="train")
         try:
+            if source is Source.ROWS:
+                return read_rows(self.rows, self.prices)
             if source is Source.ROUTELLM:
                 return read_pair(data_dir(self.data, PAIR) / PAIR)
             folder = data_dir(self.data, NINE)
@@ -107,7 +127,11 @@ class Inputs:
         data = embedded(table)
         tasks = len(set(table.tasks))
         dealt = {Split.IN_DOMAIN: _FOLDS, Split.LEAVE_ONE_OUT: tasks if tasks <= _MOST_TASKS else _FOLDS}
-        studies = [Study(table.name, how, data, split(data, how, folds)) for how, folds in dealt.items()]
+        studies = [
+            Study(table.name, how, data, split(data, how, folds))
+            for how, folds in dealt.items()
+            if how is Split.IN_DOMAIN or tasks > 1
+        ]
         if source is Source.ROUTELLM:
             studies.append(_transfer(table.name, data.take(data.tasks != "gsm8k"), data.take(data.tasks == "gsm8k")))
         if source is Source.TASKS:

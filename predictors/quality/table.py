@@ -101,7 +101,7 @@ def read_priced(path: Path, prices: Path) -> RoutingTable:
         TableError: a file cannot be read, or does not have that shape.
     """
     models, rows, quality, digest = _read(path)
-    listed = _prices(prices, models)
+    listed = read_prices(prices, models, [OUTPUT_TOKENS] * len(models))
     costs = query_usd(listed, [len(prompt) / CHARS_PER_TOKEN for _, _, prompt in rows])
     ids, tasks, prompts = zip(*rows, strict=True)
     return RoutingTable(_stem(path), ids, tasks, prompts, models, quality, costs, listed, digest)
@@ -156,12 +156,19 @@ def _qualities(path: Path, line: int, row: Sequence[str], width: int) -> list[fl
     return values
 
 
-def _prices(path: Path, models: Sequence[str]) -> tuple[Price, ...]:
+def read_prices(path: Path, models: Sequence[str], output_tokens: Sequence[float]) -> tuple[Price, ...]:
+    """List prices of the models from a JSON file: model to ``input_usd_per_mtok`` and ``output_usd_per_mtok``.
+
+    ``output_tokens`` is the length to expect of each model's answers.
+
+    Raises:
+        TableError: the file cannot be read, or lacks a model.
+    """
     try:
         listed: Mapping[str, Mapping[str, float]] = json.loads(path.read_text(encoding="utf-8"))
         return tuple(
-            Price(float(listed[m]["input_usd_per_mtok"]), float(listed[m]["output_usd_per_mtok"]), OUTPUT_TOKENS)
-            for m in models
+            Price(float(listed[m]["input_usd_per_mtok"]), float(listed[m]["output_usd_per_mtok"]), tokens)
+            for m, tokens in zip(models, output_tokens, strict=True)
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TableError(f"{path}: needs prices of all of {list(models)}: {type(error).__name__}: {error}") from error
