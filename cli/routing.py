@@ -47,6 +47,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the artifact; the source's own if left out.")] = None,
     rows: Rows = None,
     prices: Prices = None,
+    licence: Annotated[str, typer.Option(help="Of the collected answers, for the card (source rows).")] = "not stated",
     prompts: Prompts = 6000,
     seed: Seed = 0,
     resamples: Resamples = 1000,
@@ -58,7 +59,7 @@ def train(
     from predictors.artifact import ArtifactError
     from predictors.quality.evaluation import Judgement, judge
 
-    inputs, models = Inputs(data, prompts, seed, rows or [], prices), out or _home_models()
+    inputs, models = Inputs(data, prompts, seed, rows or [], prices, licence), out or _home_models()
     report = Report("train router", seed, {**inputs.settings([source]), "resamples": resamples})
     with Console(stderr=True).status("reading, embedding, choosing settings and fitting"):
         table = inputs.read(source)
@@ -68,7 +69,7 @@ def train(
         judged = judge(predicted, study.references(), study.judged, Judgement(seed, resamples))
     _rows(report, study, judged)
     try:
-        draft = compose(source, table, study, judged, models, name)
+        draft = compose(source, table, study, judged, (models, name, inputs.licence_of(source)))
         manifest = export(
             models,
             knn,

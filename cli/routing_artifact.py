@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from cli.missing import fail
 from cli.routing_rows import NAME
-from cli.routing_sources import LICENCES, NINE, PAIR, Inputs, Source, kept_out
+from cli.routing_sources import NINE, PAIR, Inputs, Source, kept_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,19 +82,24 @@ class Draft(NamedTuple):
 
 
 def compose(
-    source: Source, table: RoutingTable, study: Study, judged: Mapping[str, Metrics], models: Path, name: str | None
+    source: Source,
+    table: RoutingTable,
+    study: Study,
+    judged: Mapping[str, Metrics],
+    place: tuple[Path, str | None, str],
 ) -> Draft:
-    """What the next version of ``quality/NAME`` in the folder ``models`` says of itself."""
+    """What the next version of ``quality/NAME`` says of itself. ``place``: models folder, name, licence of the data."""
     from predictors.artifact import DataSource
     from predictors.quality.card import Facts
 
+    models, name, licence = place
     called = name or NAMES[source]
     rows, held_out = len(study.training), _held_out(source, table, study)
     facts = Facts(
         name=called,
         version=_next_version(models, called),
         purpose=_PURPOSE[source],
-        data=[DataSource(_DATA[source], LICENCES[source], table.sha256, rows)],
+        data=[DataSource(_DATA[source], licence, table.sha256, rows)],
         metrics=_flat(judged),
         held_out=f"{len(study.judged)} prompts: {held_out[_DATA[source]]['rule']}.",
         costs=_COSTS[source],

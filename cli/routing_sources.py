@@ -56,7 +56,6 @@ LICENCES: Final = {
     Source.LLMROUTER: "MIT",
     Source.ROUTELLM: "Apache-2.0",
     Source.TASKS: "Apache-2.0 (generated here)",
-    Source.ROWS: "that of the prompts and of the models",
 }
 
 
@@ -71,6 +70,8 @@ class Inputs:
     """What ``headway collect`` wrote, for the source of that name."""
     prices: Path | None = None
     """Prices of its models; what their answers took in time where there are none."""
+    licence: str = "not stated"
+    """Of the collected answers."""
 
     def settings(self, sources: Sequence[Source]) -> dict[str, Any]:
         """What would read the same labels again, and what their costs mean."""
@@ -96,6 +97,10 @@ class Inputs:
             "prompts": self.prompts if Source.TASKS in sources else None,
             "rows": [str(path) for path in self.rows] if Source.ROWS in sources else None,
         }
+
+    def licence_of(self, source: Source) -> str:
+        """Of the labels."""
+        return self.licence if source is Source.ROWS else LICENCES[source]
 
     def read(self, source: Source) -> RoutingTable:
         """The labels that may be trained on."""

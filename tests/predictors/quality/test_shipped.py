@@ -19,7 +19,7 @@ def folder(name: str) -> Path:
     return ArtifactStore(shipped_models(), None).resolve(f"quality/{name}")
 
 
-@pytest.mark.parametrize("name", ["ladder", "llmrouter"])
+@pytest.mark.parametrize("name", ["ladder", "llmrouter", "suite"])
 def test_it_is_whole_small_and_says_what_it_learned_from(name: str) -> None:
     manifest = verify(folder(name))
     assert sum(file.stat().st_size for file in folder(name).iterdir()) < 6_000_000
