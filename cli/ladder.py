@@ -67,6 +67,7 @@ def train(
         "batch_tokens": batch_tokens,
         "learning_rate": learning_rate,
         "noise": noise,
+        "practice": practice,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     chosen = _device(device)
@@ -127,7 +128,9 @@ def _learn(shape: Shape, recipe: Recipe, state: Path, device: str, workers: int)
         try:
             trained = learn(shape, recipe, state, device=device, workers=workers, progress=progress)
         except StateMismatch as error:
-            raise fail(f"{error} (--fresh)") from error
+            raise fail(f"{error} (--fresh discards it)") from error
+        except OSError as error:
+            raise fail(f"{state} cannot be kept: {error}", 1) from error
         except KeyboardInterrupt as error:
             raise fail(f"interrupted; {state} has what was learned so far: the same command goes on", 130) from error
     assert trained is not None, "only stop_after ends a run early"

@@ -98,6 +98,9 @@ def _figures(gathered: Gathered, wanted: Sequence[str] | None, seed: int, resamp
     from envs.ladder.shapes import NAMES
 
     found = judging.models_in(gathered.rows, wanted or NAMES)
+    unknown = [name for name in wanted or () if name not in found]
+    if unknown:
+        raise judging.JudgingError(f"no answers of {', '.join(unknown)}; there are answers of {', '.join(found)}")
     models = [name for name in found if not wanted or name in wanted]
     how = judging.Bootstrap(seed, resamples)
     answers = judging.tabulate(gathered.rows, models)

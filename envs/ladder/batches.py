@@ -7,6 +7,7 @@ workers may prepare several at a time, and a run can be taken up at any batch.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +56,10 @@ class Batch:
     targets: Tensor
 
 
+_Arrays = list[tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]]
+"""Tokens and targets of a group's batches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """What decides the order of batches.
@@ -94,11 +99,6 @@ class Stream:
         return (ids, len(asked)) if len(ids) <= LONGEST else None
 
 
-def tasks_before(place: int) -> int:
-    """Tasks in the groups before a place, as :func:`batches` gives it."""
-    return (place >> 20) * _GROUP
-
-
 def _padded(length: int) -> int:
     """The input is a token shorter than the row: the last token is only a target."""
     return -(-(length - 1) // _STEP) * _STEP
@@ -113,19 +113,19 @@ def _batch(rows: Sequence[tuple[list[int], int]], length: int) -> Batch:
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets))
 
 
-class _Groups(IterableDataset[list[Batch]]):
+class _Groups(IterableDataset[_Arrays]):
     """Groups from ``first`` on; with several workers, they take turns, and the loader keeps the order."""
 
     def __init__(self, stream: Stream, first: int) -> None:
         self.stream = stream
         self.first = first
 
-    def __iter__(self) -> Iterator[list[Batch]]:
+    def __iter__(self) -> Iterator[_Arrays]:
         worker = get_worker_info()
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
         number = self.first + offset
         while True:
-            yield self.stream.group(number)
+            yield [(batch.tokens.numpy(), batch.targets.numpy()) for batch in self.stream.group(number)]
             number += step
 
 
@@ -136,11 +136,24 @@ def batches(order: Stream, skip: int = 0, workers: int = 0) -> Iterator[tuple[in
     loader = DataLoader(
         _Groups(order, first),
         batch_size=None,
+        collate_fn=_as_it_is,
+        worker_init_fn=_left_alone,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
     for number, group in enumerate(loader, first):
-        for place, batch in enumerate(group):
+        for place, (tokens, targets) in enumerate(group):
             if number > first or place >= inside:
-                yield number * 2**20 + place, batch
+                yield number * 2**20 + place, Batch(torch.from_numpy(tokens), torch.from_numpy(targets))
+
+
+def _left_alone(_: int) -> None:
+    """Ctrl-C is for the process that trains, which ends its workers when it is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _as_it_is(group: _Arrays) -> _Arrays:
+    """Arrays come from the workers by value; tensors would each hold two open files until they are used."""
+    return group

@@ -11,10 +11,11 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save
 
+from controller.store import shipped_models
 from envs.ladder.batches import tokenizer
 from envs.ladder.network import EPSILON, ROPE_THETA, Llama
 from envs.ladder.shapes import CONTEXT, HEAD_SIZE
-from envs.ladder.train import Trained
+from envs.ladder.train import RECIPES, Recipe, Trained
 from envs.ladder.vocabulary import CHAT_TEMPLATE, END, PAD, SIZE, SPECIAL
 from envs.tasks import Task
 from predictors import artifact
@@ -56,7 +57,8 @@ def write_member(
     """
     name = trained.network.shape.name
     path = folder(models, name)
-    version = 1 + _version(path)
+    # Above what is there, and above what ships, which would hide it.
+    version = 1 + max(_version(path), _version(folder(shipped_models() or models, name)))
     vocabulary = tokenizer().to_str()
     metrics: dict[str, Interval | None] = {"accuracy_validation": validation.accuracy()}
     metrics |= {
@@ -183,7 +185,7 @@ def _card(trained: Trained, validation: Validation, version: int) -> str:
         f"{trained.seconds / 60:.1f} minutes on one {trained.device}",
         "  (the members of the ladder may have shared it). Muon and AdamW, bfloat16 on a GPU.",
         f"- Settings: {settings}.",
-        f"- Again: `headway train ladder --model {shape.name}`.",
+        f"- Again: `headway train ladder --model {shape.name}{_options(shape.name, recipe)}`.",
         "",
         "## Accuracy on validation prompts",
         "",
@@ -204,6 +206,13 @@ def _card(trained: Trained, validation: Validation, version: int) -> str:
     every = max(1, len(trained.history) // _POINTS)
     lines += [f"| {step:,} | {loss:.4f} |" for step, loss in trained.history[every - 1 :: every]]
     return "\n".join(lines) + "\n"
+
+
+def _options(name: str, recipe: Recipe) -> str:
+    """What the command line says of a recipe that is not the member's own."""
+    usual = asdict(RECIPES[name]) if name in RECIPES else {}
+    given = {key: value for key, value in asdict(recipe).items() if usual.get(key) != value}
+    return "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
 
 
 def _shown(share: Interval | None) -> str:

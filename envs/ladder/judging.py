@@ -206,7 +206,8 @@ def oracle(answers: Answers, how: Bootstrap) -> Figure:
 def length_ceiling(rows: Iterable[Row], models: Sequence[str], how: Bootstrap) -> Iterator[Figure]:
     """Kendall's tau-b between the lengths of two answers of the same model to the same prompt.
 
-    No ranker that sees the prompt alone can be expected to do better against a single answer's length.
+    How far the prompt decides the length. A ranker that knew each prompt's typical length would agree with a single
+    answer at least as well, since only one of the two is then drawn.
     """
     lengths = {row.key: row.output_tokens for row in rows if row.error is None and row.output_tokens is not None}
     for model in models:
@@ -224,8 +225,8 @@ def step_times(rounds: Sequence[Round], models: Sequence[str]) -> Iterator[Figur
         by = {(one.model, one.repeat): one for one in rounds if one.in_flight == in_flight}
         for smaller, model in pairwise((None, *(name for name in models if any(name == m for m, _ in by)))):
             own = [one for (name, _), one in by.items() if name == model]
-            below = [by[smaller, one.repeat] for one in own if (smaller, one.repeat) in by] if smaller else []
-            ratios = [one.step_s / other.step_s for one, other in zip(own, below, strict=True)] if below else []
+            below = {one.repeat: by[smaller, one.repeat] for one in own if smaller and (smaller, one.repeat) in by}
+            ratios = [one.step_s / below[one.repeat].step_s for one in own if one.repeat in below]
             metrics: Metrics = {
                 "step_s": median_interval([one.step_s for one in own]),
                 "tokens_per_s": median_interval([one.tokens_per_s for one in own]),

@@ -58,5 +58,5 @@ def shipped(name: str) -> Path:
     """
     folder = (shipped_models() or Path("models")) / "ladder" / shape_of(name).name
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"no checkpoint in {folder}; headway train ladder makes it")
+        raise FileNotFoundError(f"no checkpoint in {folder}; headway train ladder --out {folder.parents[1]} makes it")
     return folder

@@ -90,7 +90,7 @@ async def measure(
 
 
 def _prompts(prompts: Sequence[str], number: int, in_flight: int) -> list[str]:
-    """Others in each round, that no cache may know them; the same for every model."""
+    """Others in each round; the same for every model."""
     count = in_flight * -(-_LEAST_REQUESTS // in_flight)
     return [prompts[(number * count + place) % len(prompts)] for place in range(count)]
 

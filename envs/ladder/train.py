@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from envs.ladder.batches import IGNORED, Batch, Stream, batches, encoder, tasks_before, tokenizer
+from envs.ladder.batches import IGNORED, Batch, Stream, batches, encoder, tokenizer
 from envs.ladder.network import Llama
 from envs.ladder.optimiser import optimisers, share_of_rate
 from envs.ladder.shapes import Shape
@@ -33,7 +36,7 @@ _KEPT: Final = 0.7
 
 
 class StateMismatch(Exception):
-    """What an earlier run left was made with other settings. Says which."""
+    """What an earlier run left cannot be gone on with: made with other settings, or not readable. Says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class _Run:
     place: int = 0
     loss: float = float("nan")
     tokens: int = 0
+    tasks: int = 0
     seconds: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
 
@@ -121,7 +125,8 @@ def train(
     ``stop_after`` the run ends, saved, after that many steps of this process; the result is ``None`` then.
 
     Raises:
-        StateMismatch: ``state`` was written by a run with another shape or recipe.
+        StateMismatch: ``state`` was written by a run with another shape or recipe, or is no state.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was ended and ``state`` written.
     """
     torch.manual_seed(recipe.seed)
     network = Llama(shape, SIZE).to(device)
@@ -134,32 +139,54 @@ def train(
             block.compile(dynamic=True)
     order = Stream(recipe.seed, recipe.batch_tokens, recipe.noise, recipe.practice)
     first = run.step
-    for place, batch in batches(order, run.place, workers):
-        if run.step >= recipe.steps or (stop_after is not None and run.step - first >= stop_after):
-            break
-        loss = _learn(network, pair, batch, _rate(run.step, recipe), device)
-        run.tokens += batch.tokens.numel()
-        run.step, run.place = run.step + 1, place + 1
-        if run.step % _REPORT == 0 or run.step == recipe.steps:
-            run.loss = float(loss) if isnan(run.loss) else _KEPT * run.loss + (1 - _KEPT) * float(loss)
-            run.history.append((run.step, run.loss))
-            run.seconds = before + time.monotonic() - began
-            progress(Progress(run.step, run.loss, run.tokens - read, time.monotonic() - began))
-        if run.step % save_every == 0:
-            _save(state, shape, recipe, network, pair, run)
+    with _asked_to_stop() as stop:
+        for place, batch in batches(order, run.place, workers):
+            if stop or run.step >= recipe.steps or (stop_after is not None and run.step - first >= stop_after):
+                break
+            loss = _learn(network, pair, batch, _rate(run.step, recipe), device)
+            run.tokens += batch.tokens.numel()
+            run.step, run.place, run.tasks = run.step + 1, place + 1, run.tasks + len(batch.tokens)
+            if run.step % _REPORT == 0 or run.step == recipe.steps:
+                run.loss = float(loss) if isnan(run.loss) else _KEPT * run.loss + (1 - _KEPT) * float(loss)
+                run.history.append((run.step, run.loss))
+                run.seconds = before + time.monotonic() - began
+                progress(Progress(run.step, run.loss, run.tokens - read, time.monotonic() - began))
+            if run.step % save_every == 0:
+                _save(state, shape, recipe, network, pair, run)
     run.seconds = before + time.monotonic() - began
     _save(state, shape, recipe, network, pair, run)
+    if stop:
+        raise KeyboardInterrupt
     if run.step < recipe.steps:
         return None
+    finished = Llama(shape, SIZE)  # without what was compiled
+    finished.load_state_dict(network.state_dict())
     return Trained(
-        network.cpu().eval(),
+        finished.eval(),
         recipe,
         tuple(run.history),
         run.tokens,
-        tasks_before(run.place),
+        run.tasks,
         run.seconds,
         _named(device),
     )
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Receives the signals to stop, which then end no step in its middle; none outside the main thread."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _: received.append(number))
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -213,9 +240,12 @@ def _restored(
 ) -> _Run:
     if not state.exists():
         return _Run()
-    kept = torch.load(state, map_location=device, weights_only=True)
-    begun = Recipe(**kept["settings"]["recipe"])
-    run = _Run(**{**kept["run"], "history": [(step, loss) for step, loss in kept["run"]["history"]]})
+    try:
+        kept = torch.load(state, map_location=device, weights_only=True)
+        begun = Recipe(**kept["settings"]["recipe"])
+        run = _Run(**{**kept["run"], "history": [(step, loss) for step, loss in kept["run"]["history"]]})
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise StateMismatch(f"{state} is not the state of a run that this version can go on with") from error
     # Until the rate falls, runs of different lengths are the same.
     level = min(begun.steps * (1 - begun.cooldown), recipe.steps * (1 - recipe.cooldown))
     same = begun == recipe or (replace(begun, steps=recipe.steps) == recipe and run.step <= level)

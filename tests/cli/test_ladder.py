@@ -21,10 +21,13 @@ def train(folder: Path, *options: str) -> list[str]:
 
 def test_the_smallest_trains_here_for_a_few_steps(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    result = runner.invoke(app, train(tmp_path, "--model", "small", "--steps", "3", "--json", str(report)))
+    options = ("--model", "small", "--steps", "3", "--practice", "0.5", "--noise", "0.1", "--learning-rate", "0.002")
+    result = runner.invoke(app, train(tmp_path, *options, "--json", str(report)))
     assert result.exit_code == 0, result.output
     manifest = verify(tmp_path / "models" / "ladder" / "small")
-    assert manifest.settings["recipe"]["steps"] == 3
+    recipe = manifest.settings["recipe"]
+    assert (recipe["steps"], recipe["practice"], recipe["noise"], recipe["learning_rate"]) == (3, 0.5, 0.1, 0.002)
+    assert "--steps 3 --batch-tokens 1408" in (tmp_path / "models" / "ladder" / "small" / "card.md").read_text()
     row = json.loads(report.read_text())["results"][0]
     assert row["model"] == "small"
     assert 0.0 <= row["metrics"]["accuracy"]["value"] <= 1.0

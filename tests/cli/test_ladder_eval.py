@@ -85,6 +85,9 @@ def test_tables_are_judged_again_without_servers(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     before, after = (json.loads(path.read_text())["results"] for path in (first, again))
     assert [row for row in before if row["setting"] != "step_time"] == after
+    unknown = invoke("--table", str(out), "--model", "small", "--model", "huge")
+    assert unknown.exit_code == 2
+    assert "no answers of huge" in " ".join(unknown.output.split())
 
 
 def test_an_interrupted_run_asks_only_what_is_missing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from envs.ladder.batches import IGNORED, LONGEST, Stream, batches, encoder, tasks_before
+from envs.ladder.batches import IGNORED, LONGEST, Stream, batches, encoder
 from envs.ladder.vocabulary import END, SPECIAL
 from envs.tasks import task_at
 
@@ -65,8 +65,3 @@ def test_workers_do_not_change_the_order() -> None:
     helped = list(islice(batches(ORDER, workers=2), 4))
     assert [place for place, _ in helped] == [place for place, _ in alone]
     assert all(torch.equal(a.targets, b.targets) for (_, a), (_, b) in zip(alone, helped, strict=True))
-
-
-def test_places_count_tasks() -> None:
-    assert tasks_before(5) == 0
-    assert tasks_before(3 * 2**20 + 7) == 3 * 8192

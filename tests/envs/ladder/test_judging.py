@@ -171,6 +171,19 @@ def test_step_times_are_compared_within_a_round() -> None:
     assert by(figures, model="small", in_flight=1).metrics["step_ratio"] is None
 
 
+def test_a_round_that_could_not_be_timed_is_compared_with_nothing() -> None:
+    untimed = {("small", 2), ("large", 4)}
+    rounds = [
+        Round(model, 1, repeat, 0.002 if model == "small" else 0.008, 100.0)
+        for model in MODELS
+        for repeat in range(6)
+        if (model, repeat) not in untimed
+    ]
+    large = by(list(step_times(rounds, MODELS)), model="large", in_flight=1)
+    assert interval(large.metrics["step_ratio"]).value == pytest.approx(4.0)
+    assert large.metrics["repeats"] == 5.0
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60))
 def test_a_median_lies_in_its_interval_and_the_interval_in_the_values(values: list[float]) -> None:
     found = interval(median_interval(values))

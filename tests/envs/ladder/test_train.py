@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +67,31 @@ def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "state.pt", replace(RECIPE, steps=20))
     with pytest.raises(StateMismatch, match="other settings"):
         run(tmp_path / "state.pt", replace(RECIPE, seed=1))
+
+
+def test_a_signal_ends_no_step_in_its_middle_and_loses_nothing(tmp_path: Path) -> None:
+    recipe, seen = replace(RECIPE, steps=55), []
+
+    def interrupt(point: Progress) -> None:
+        seen.append(point.step)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, recipe, tmp_path / "state.pt", device="cpu", progress=interrupt)
+    assert seen == [50]
+    went_on, whole = run(tmp_path / "state.pt", recipe), run(tmp_path / "whole.pt", recipe)
+    assert went_on is not None
+    assert whole is not None
+    assert went_on.tasks == whole.tasks > 0
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, went_on.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut off"])
+def test_what_is_no_state_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(StateMismatch, match="not the state"):
+        run(tmp_path / "state.pt")
 
 
 def test_answers_are_graded_in_the_order_of_the_tasks() -> None:
