@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from cli.demo.sim import build
-from controller.configuration import parse
 from envs.scenarios import DEMO
+from tests.cli.demo.reading import as_a_gateway_reads
 
 
 def test_the_same_seed_asks_the_same_and_another_does_not() -> None:
@@ -25,11 +25,6 @@ def test_every_policy_is_a_configuration_that_a_gateway_takes() -> None:
     workers, policies, _, _ = build(seed=None, scale=0.1)
     assert [policy.name for policy in policies] == ["static", "heuristic", "learned"]
     for policy in policies:
-        pools = [
-            {**{k: v for k, v in pool.items() if k not in ("max_inflight", "priority_scheduling")},
-             "workers": [{"url": f"http://127.0.0.1:{1000 + pool['tier']}"}]}
-            for pool in workers.pools
-        ]  # fmt: skip
-        configuration = parse({"pools": pools, "stages": dict(policy.stages), "scoring": dict(policy.scoring)})
+        configuration = as_a_gateway_reads(workers, policy)
         learned = (configuration.scoring.length, configuration.scoring.quality)
         assert (learned == (None, None)) == (policy.name != "learned")

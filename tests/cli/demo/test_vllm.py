@@ -7,10 +7,10 @@ import pytest
 from cli.demo import vllm
 from cli.demo.runner import Demonstration
 from cli.demo.vllm import build
-from controller.configuration import parse
 from controller.errors import UnknownArtifact
 from controller.store import ArtifactStore
 from envs.ladder.shapes import NAMES, shipped
+from tests.cli.demo.reading import as_a_gateway_reads
 
 
 def test_there_is_a_pool_for_each_model_of_the_ladder() -> None:
@@ -50,12 +50,7 @@ def test_every_policy_is_a_configuration_that_a_gateway_takes(known: bool, monke
     workers, policies, _, _ = build(seed=None, scale=0.1)
     assert [policy.name for policy in policies] == ["static", "heuristic", "learned"]
     for policy in policies:
-        pools = [
-            {**{k: v for k, v in pool.items() if k not in ("max_inflight", "priority_scheduling")},
-             "workers": [{"url": f"http://127.0.0.1:{1000 + pool['tier']}"}]}
-            for pool in workers.pools
-        ]  # fmt: skip
-        configuration = parse({"pools": pools, "stages": dict(policy.stages), "scoring": dict(policy.scoring)})
+        configuration = as_a_gateway_reads(workers, policy)
         expected = ("length/fast", "quality/suite" if known else None) if policy.name == "learned" else (None, None)
         assert (configuration.scoring.length, configuration.scoring.quality) == expected
     assert ("stands in" in policies[-1].about) != known
