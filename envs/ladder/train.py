@@ -59,9 +59,9 @@ class Recipe:
 
 
 RECIPES: Final[Mapping[str, Recipe]] = {
-    "small": Recipe(steps=2_500, learning_rate=4e-3),
-    "medium": Recipe(steps=4_500, learning_rate=3e-3),
-    "large": Recipe(steps=7_000, learning_rate=2e-3),
+    "small": Recipe(steps=2_500, learning_rate=4e-3, practice=0.5),
+    "medium": Recipe(steps=5_000, learning_rate=3e-3, practice=0.5),
+    "large": Recipe(steps=18_000, learning_rate=2e-3, practice=0.5),
 }
 """By the model's name: how the shipped one was trained."""
 
