@@ -20,7 +20,8 @@ class BoundedOptions(Options):
 
 
 class Bounded:
-    """Admits while the queue is not full, as a whole and by tenant."""
+    """Admits while the queue is not full: in requests, as a whole and by tenant, and in bytes. One request is always
+    let in, however large."""
 
     name = "bounded"
 
@@ -39,6 +40,9 @@ class Bounded:
         if context.queued_by_tenant >= allowed:
             tenant = context.ticket.tenant
             return _full(context, f"tenant {tenant!r} has {allowed} requests waiting, its share of the queue")
+        most = context.max_queue_bytes
+        if context.queued_bytes and context.queued_bytes + context.ticket.body_bytes > most:
+            return _full(context, f"the queue is full: it holds {context.queued_bytes} bytes, {most} at most")
         return None
 
 

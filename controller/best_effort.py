@@ -102,10 +102,8 @@ class BestEffort:
     def _choice(self, context: TierContext, observation: Observation, mask: Mask, decision: PolicyDecision) -> Choice:
         if not (0 <= decision.action < len(context.ladder) and mask[decision.action]):
             raise ValueError(f"the policy chose action {decision.action}, which the mask {mask.tolist()} forbids")
-        alternatives = tuple(
-            Alternative(name, score, bool(allowed))
-            for name, score, allowed in zip(context.ladder, decision.scores, mask, strict=False)
-        )
+        shown = zip(context.ladder, decision.scores, mask.tolist(), strict=False)
+        alternatives = tuple([Alternative(name, score, allowed) for name, score, allowed in shown])
         return Choice(
             "tier",
             self.name,

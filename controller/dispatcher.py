@@ -72,18 +72,23 @@ class Dispatcher:
     def _start(self, state: TicketState, worker: WorkerState, now: float) -> Dispatch:
         state.stand = Stand.RUNNING
         state.worker = worker
+        state.bound = None
         state.attempts += 1
         state.dispatched_at = now
         self._fleet.start(worker, state.ticket.id, state.work, now)
         spec = worker.spec
         priority = self._order.engine_priority(state.key) if spec.priority_scheduling else None
-        model = worker.pool.spec.model
+        model = state.ticket.needs.adapter or worker.pool.spec.model
         return Dispatch(state.ticket.id, spec.pool, spec.name, spec.url, model, priority, state.attempts)
 
 
 def _usable(state: TicketState, pool: PoolState, free: Sequence[WorkerState]) -> Sequence[WorkerState]:
     """The workers with room that a ticket may go to: never back to one that failed it while another serves the pool,
     even if that one is full now."""
+    if state.bound is not None:
+        bound = [worker for worker in free if worker.name == state.bound]
+        if bound:
+            return bound
     if not state.avoid:
         return free
     if any(worker.serves and worker.name not in state.avoid for worker in pool.workers.values()):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,6 +18,7 @@ _SURELY = 0.6
 class Obstacle(StrEnum):
     """Why a pool cannot serve a request."""
 
+    TASK = "task"
     CONTEXT = "context_length"
     TOOLS = "tools"
     STRUCTURED_OUTPUT = "structured_output"
@@ -57,12 +59,23 @@ def _sort(ticket: Ticket, tenant: TenantSpec, pools: Sequence[PoolState], share:
     return Verdict(tuple(able), tuple(dropped))
 
 
-def refusal(ticket: Ticket, pools: Sequence[PoolState], dropped: Sequence[Alternative]) -> Rejected:
-    """What to tell the client when no pool is left: the obstacle that the most capable pools met."""
+def refusal(
+    ticket: Ticket, pools: Sequence[PoolState], dropped: Sequence[Alternative], fleet: Iterable[PoolState] = ()
+) -> Rejected:
+    """What to tell the client when no pool is left: the obstacle that the most capable pools met.
+
+    ``fleet`` is every pool there is, to name those that could do what is asked.
+    """
     obstacles = {pool.why for pool in dropped}
+    if obstacles == {Obstacle.TASK}:
+        return _not_its_task(ticket, fleet)
+    obstacles.discard(Obstacle.TASK)
+    pools = [pool for pool, drop in zip(pools, dropped, strict=True) if drop.why != Obstacle.TASK]
+    dropped = [drop for drop in dropped if drop.why != Obstacle.TASK]
     if obstacles == {Obstacle.CONTEXT}:
         longest = max(pool.spec.context_length for pool in pools)
-        wanted = min(pool.prompt.count(ticket) for pool in pools) + (ticket.max_tokens or 1)
+        prompt = min(pool.prompt.count(ticket) for pool in pools)
+        wanted = math.ceil(prompt * ticket.needs.share) + _room(ticket)
         message = f"the prompt and max_tokens need {wanted} tokens; {ticket.model!r} has room for {longest}"
         return Rejected(ticket.id, 400, "context_length_exceeded", message)
     if obstacles == {Obstacle.CEILING}:
@@ -72,8 +85,22 @@ def refusal(ticket: Ticket, pools: Sequence[PoolState], dropped: Sequence[Altern
     return Rejected(ticket.id, 400, "no_capable_pool", f"no pool can serve this request: {reasons}")
 
 
+def _not_its_task(ticket: Ticket, fleet: Iterable[PoolState]) -> Rejected:
+    able = sorted({pool.spec.model for pool in fleet if ticket.needs.task in pool.spec.tasks})
+    others = f"; these do: {', '.join(able)}" if able else ", and no pool of this gateway does"
+    message = f"{ticket.model!r} does not serve the task {ticket.needs.task}{others}"
+    return Rejected(ticket.id, 404, "task_not_supported", message)
+
+
+def _room(ticket: Ticket) -> int:
+    """Tokens that must be left for the answer."""
+    return ticket.max_tokens or 1 if ticket.needs.generates else 0
+
+
 def _obstacle(ticket: Ticket, tenant: TenantSpec, pool: PoolState, share: float) -> Obstacle | None:
     spec, needs = pool.spec, ticket.needs
+    if needs.task is not None and needs.task not in spec.tasks:
+        return Obstacle.TASK
     if tenant.tier_ceiling is not None and spec.tier > tenant.tier_ceiling:
         return Obstacle.CEILING
     if needs.tools and not spec.tools:
@@ -84,6 +111,6 @@ def _obstacle(ticket: Ticket, tenant: TenantSpec, pool: PoolState, share: float)
         return Obstacle.MODALITY
     if needs.adapter is not None and needs.adapter not in spec.adapters:
         return Obstacle.ADAPTER
-    if pool.prompt.count(ticket) * share + (ticket.max_tokens or 1) > spec.context_length:
+    if pool.prompt.count(ticket) * share * needs.share + _room(ticket) > spec.context_length:
         return Obstacle.CONTEXT
     return None

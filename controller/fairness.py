@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 
 from pydantic import Field
 
+from controller.leases import Served
 from controller.protocols import Options, Resources
 from controller.settings import ControlSettings
 from controller.types import Alternative, PoolName, Tenant
@@ -43,6 +45,18 @@ class NoFairness:
     def decoded(self, pool: PoolName, group: str, tokens: int) -> None:
         """Nothing to charge."""
 
+    def reconfigure(self, settings: ControlSettings) -> None:
+        """Nothing to go by."""
+
+    def share(self) -> None:
+        """Nothing to share."""
+
+    def served(self) -> Mapping[PoolName, Mapping[str, Served]]:
+        return {}
+
+    def adopt(self, counters: Mapping[PoolName, Mapping[str, float]], floors: Mapping[PoolName, float]) -> None:
+        """Nothing to go by."""
+
 
 class VtcOptions(Options):
     """Options of ``vtc``."""
@@ -70,6 +84,7 @@ class Vtc:
         self._options = options
         self._settings = settings
         self._pools: dict[PoolName, _Counters] = {}
+        self._shared = False
 
     @classmethod
     def create(cls, options: VtcOptions, resources: Resources) -> Vtc:
@@ -96,6 +111,19 @@ class Vtc:
     def decoded(self, pool: PoolName, group: str, tokens: int) -> None:
         self._charge(pool, group, self._options.output_weight * tokens)
 
+    def reconfigure(self, settings: ControlSettings) -> None:
+        self._settings = settings
+
+    def share(self) -> None:
+        self._shared = True
+
+    def served(self) -> Mapping[PoolName, Mapping[str, Served]]:
+        return {pool: counters.served() for pool, counters in self._pools.items()}
+
+    def adopt(self, counters: Mapping[PoolName, Mapping[str, float]], floors: Mapping[PoolName, float]) -> None:
+        for pool, values in counters.items():
+            self._pool(pool).adopt(values, floors.get(pool, 0.0))
+
     def service(self, pool: PoolName, tenant: Tenant) -> float:
         """The tenant's counter, in weighted tokens divided by its weight."""
         return self._pool(pool).counters.get(tenant, 0.0)
@@ -106,7 +134,7 @@ class Vtc:
     def _pool(self, pool: PoolName) -> _Counters:
         counters = self._pools.get(pool)
         if counters is None:
-            counters = self._pools[pool] = _Counters(self._options.remembered)
+            counters = self._pools[pool] = _Counters(self._options.remembered, shared=self._shared)
         return counters
 
 
@@ -117,20 +145,38 @@ class _Counters:
     back with the right one. An entry whose tenant has left stays until it surfaces, and serves again if it returns.
     """
 
-    __slots__ = ("_bound", "_entered", "_heap", "_last_left", "_remembered", "_waiting", "counters")
+    __slots__ = (
+        "_bound",
+        "_charged",
+        "_entered",
+        "_floor",
+        "_heap",
+        "_last_left",
+        "_lifted",
+        "_remembered",
+        "_waiting",
+        "counters",
+    )
 
-    def __init__(self, remembered: int) -> None:
+    def __init__(self, remembered: int, *, shared: bool = False) -> None:
         self.counters: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._heap: list[tuple[float, str]] = []
         self._entered: set[str] = set()
         self._last_left = 0.0
+        self._floor = 0.0
+        """The least counter among those who wait for the same pool at other control planes."""
+        self._charged: dict[str, float] | None = {} if shared else None
+        """All that was ever charged here; ``None`` where nobody asks."""
+        self._lifted: dict[str, float] = {}
         self._remembered = remembered
         self._bound = remembered
 
     def arrived(self, group: str) -> None:
-        floor = self.least()[0] if self._waiting else self._last_left
+        floor = max(self._floor, self.least()[0] if self._waiting else self._last_left)
         value = self.counters[group] = max(self.counters.get(group, 0.0), floor)
+        if self._charged is not None and value == floor:
+            self._lifted[group] = floor
         self._waiting.add(group)
         if group not in self._entered:
             self._entered.add(group)
@@ -144,6 +190,21 @@ class _Counters:
 
     def charge(self, group: str, service: float) -> None:
         self.counters[group] = self.counters.get(group, 0.0) + service
+        if self._charged is not None:
+            self._charged[group] = self._charged.get(group, 0.0) + service
+
+    def served(self) -> dict[str, Served]:
+        """What was charged here, and the lifts, of every tenant that is known."""
+        charged = self._charged or {}
+        known = charged.keys() | self._lifted.keys()
+        return {group: Served(charged.get(group, 0.0), self._lifted.get(group, 0.0)) for group in known}
+
+    def adopt(self, values: Mapping[str, float], floor: float) -> None:
+        """Counters of all control planes together; here, too, they only grow."""
+        self._floor = floor
+        for group, value in values.items():
+            if value > self.counters.get(group, 0.0):
+                self.counters[group] = value
 
     def least(self) -> tuple[float, str]:
         """The smallest counter among those waiting, and whose it is."""
@@ -167,6 +228,9 @@ class _Counters:
         floor = self.least()[0] if self._waiting else self._last_left
         for group in [g for g, value in self.counters.items() if value <= floor and g not in self._waiting]:
             del self.counters[group]
+            self._lifted.pop(group, None)
+            if self._charged is not None:
+                self._charged.pop(group, None)
         self._heap = [(self.counters[group], group) for group in sorted(self._waiting)]
         heapq.heapify(self._heap)
         self._entered = set(self._waiting)

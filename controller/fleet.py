@@ -6,7 +6,8 @@ have sent there: whatever it shows beyond those of our requests that it can have
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import is_
 
 from controller.errors import DuplicateWorker, UnknownPool, UnknownWorker
@@ -29,6 +30,7 @@ class Fleet:
         self._workers: dict[WorkerName, WorkerState] = {}
         self._blocked: dict[WorkerName, WorkerState] = {}
         self._view: FleetView | None = None
+        self._leases: Mapping[WorkerName, int] | None = None
         self._fast = ArrivalRate(settings.arrivals_fast_s)
         self._slow = ArrivalRate(settings.arrivals_slow_s)
 
@@ -56,7 +58,8 @@ class Fleet:
             raise ValueError(f"worker {spec.name!r}: max_inflight must be at least 1, not {spec.max_inflight}")
         pool = self.pools[spec.pool]
         # A worker that was removed with requests still running may share the name; its requests keep hold of it.
-        self._workers[spec.name] = pool.workers[spec.name] = WorkerState(spec, pool, phase)
+        worker = self._workers[spec.name] = pool.workers[spec.name] = WorkerState(spec, pool, phase)
+        worker.lease = None if self._leases is None else self._leases.get(spec.name, 0)
         pool.recount(now)
 
     def remove(self, name: WorkerName, now: float) -> None:
@@ -83,6 +86,32 @@ class Fleet:
             worker.changed()
             worker.pool.recount(now)
         return before
+
+    def resize(self, name: WorkerName, max_inflight: int, priority_scheduling: bool, now: float) -> None:
+        """A worker may have another number of requests, and schedules by priority or not. What runs there goes on."""
+        worker = self.worker(name)
+        if max_inflight < 1:
+            raise ValueError(f"worker {name!r}: max_inflight must be at least 1, not {max_inflight}")
+        full = worker.limit == worker.spec.max_inflight  # else its breaker holds it down, and gives the new limit back
+        worker.spec = replace(worker.spec, max_inflight=max_inflight, priority_scheduling=priority_scheduling)
+        worker.limit = max_inflight if full else min(worker.limit, max_inflight)
+        worker.changed()
+        worker.pool.recount(now)
+
+    def lease(self, leases: Mapping[WorkerName, int], now: float) -> None:
+        """Use no more of the workers' slots than this from now on, and none of a worker that is not named."""
+        self._leases = leases
+        for worker in self._workers.values():
+            lease = leases.get(worker.name, 0)
+            if lease != worker.lease:
+                worker.lease = lease
+                worker.changed()
+        for pool in self.pools.values():
+            pool.recount(now)
+
+    def reconfigure(self, settings: ControlSettings) -> None:
+        """Go by these settings from now on."""
+        self._settings = settings
 
     def report(self, name: WorkerName, report: WorkerReport) -> None:
         """Reconcile our own account with a worker's reading."""
@@ -121,14 +150,24 @@ class Fleet:
         worker.changed()
         self._vanish(worker)
 
-    def failed(self, worker: WorkerState, dispatched_at: float, now: float, *, busy: bool, again: bool = False) -> None:
+    def failed(
+        self,
+        worker: WorkerState,
+        dispatched_at: float,
+        now: float,
+        *,
+        busy: bool,
+        again: bool = False,
+        silent: bool = False,
+    ) -> None:
         """A request failed there: give the worker nothing for a while, longer each time, as unhealthy in the end.
 
-        Requests that were under way when it failed last tell nothing new. ``busy`` is a refusal, not a fault. A request
-        that failed there before may be at fault itself: its failing ``again`` makes no worker unhealthy, or one bad
-        request would close a pool of one worker to everybody.
+        Requests that were under way when it failed last tell nothing new, unless it was ``silent`` towards them: each
+        of those has waited in vain by itself. ``busy`` is a refusal, not a fault. A request that failed there before
+        may be at fault itself: its failing ``again`` makes no worker unhealthy, or one bad request would close a pool
+        of one worker to everybody.
         """
-        if worker.removed or (dispatched_at <= worker.failed_at and not busy):
+        if worker.removed or (dispatched_at <= worker.failed_at and not busy and not silent):
             return
         innocent = busy or (again and 0 < worker.errors < self._settings.breaker_errors)
         pause = self._settings.retry_backoff_s if innocent else self._count_error(worker, now)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller.eligibility import eligible, refusal
 from controller.errors import UnknownPool, suggestion
 from controller.fleet import Fleet
+from controller.limits import Limits
 from controller.members import PoolState
 from controller.protocols import AdmitContext, AdmitStage, ScaleStage
 from controller.settings import ControlSettings
 from controller.tickets import TicketState
-from controller.types import Alternative, Choice, PoolName, Rejected, Ticket
+from controller.types import Alternative, Choice, PoolName, Rejected, Task, Ticket
 from controller.waiting import WaitingRoom
 
 
@@ -23,7 +24,9 @@ class _Target:
     pools: tuple[PoolState, ...]
     """In the order of the alias."""
     ladder: tuple[PoolState, ...]
-    """The same, lowest tier first."""
+    """Those of them that generate, lowest tier first."""
+    adapter: str | None = None
+    """The LoRA adapter that has this name."""
 
 
 class Intake:
@@ -43,9 +46,16 @@ class Intake:
         self._admit = admit
         self._scale = scale
         self._settings = settings
+        self.limits = Limits({name: spec.quota for name, spec in settings.tenants.items()}, settings.quota)
         self._targets = _targets(fleet, aliases)
         self._admitted = Choice("admit", admit.name, "admitted")
         self._serial = 0
+
+    def reconfigure(self, settings: ControlSettings, aliases: Mapping[str, Sequence[PoolName]], now: float) -> None:
+        """Go by these from now on; raises UnknownPool, with nothing changed, for an alias of no pool."""
+        self._targets = _targets(self._fleet, aliases)
+        self._settings = settings
+        self.limits.reconfigure({name: spec.quota for name, spec in settings.tenants.items()}, settings.quota, now)
 
     def models(self) -> Mapping[str, tuple[PoolName, ...]]:
         """Every model name that a client may ask for, and the pools it stands for."""
@@ -57,22 +67,28 @@ class Intake:
         if target is None:
             hint = suggestion(ticket.model, self._targets)
             return Rejected(ticket.id, 404, "model_not_found", f"no model is called {ticket.model!r}{hint}")
+        if target.adapter is not None:
+            ticket = replace(ticket, needs=replace(ticket.needs, adapter=target.adapter))
         verdict = eligible(ticket, self._settings.tenant(ticket.tenant), target.pools)
         if not verdict.pools:
-            return refusal(ticket, target.pools, verdict.dropped)
-        if not any(self.reachable(pool, now) for pool in verdict.pools):
-            return no_worker(ticket, verdict.pools)
+            return refusal(ticket, target.pools, verdict.dropped, self._fleet.pools.values())
+        candidates = verdict.pools if ticket.needs.generates else _of_one_model(verdict.pools)
+        if not any(self.reachable(pool, now) for pool in candidates):
+            return no_worker(ticket, candidates)
         if self._expiry(ticket, now) <= now:
             return Rejected(ticket.id, 504, "deadline_exceeded", "its deadline had passed when it arrived")
-        rejected = self._admit.admit(self._context(ticket, verdict.pools, now))
+        rejected = self._admit.admit(self._context(ticket, candidates, now))
+        if rejected is None and self.limits.limits(ticket.tenant):
+            rejected = self.limits.admit(ticket, _expected_tokens(ticket, candidates[0]), self._waiting.backlog, now)
         if rejected is not None:
             return rejected
         self._serial += 1
-        state = TicketState(ticket, self._serial, now, target.ladder, verdict.pools)
+        ladder = target.ladder if ticket.needs.generates else candidates
+        state = TicketState(ticket, self._serial, now, ladder, candidates)
         state.expires_at = self._expiry(ticket, now)
         state.choices.append(self._admitted)
         if not state.is_open():
-            state.choices.append(_pinned(verdict.pools[0], verdict.dropped))
+            state.choices.append(_pinned(candidates[0], verdict.dropped))
         return state
 
     def reachable(self, pool: PoolState, now: float) -> bool:
@@ -87,6 +103,8 @@ class Intake:
             tuple([pool.spec.name for pool in pools]),
             self._waiting.of_tenant(ticket.tenant),
             self._settings.max_queue,
+            self._waiting.backlog.bytes,
+            self._settings.max_queue_bytes,
             now,
         )
 
@@ -104,8 +122,19 @@ def no_worker(ticket: Ticket, pools: Sequence[PoolState]) -> Rejected:
     return Rejected(ticket.id, 503, "no_worker", message, retry_after=5.0)
 
 
+def _expected_tokens(ticket: Ticket, pool: PoolState) -> int:
+    """Of prompt and answers, as far as can be told when the request comes."""
+    output = pool.output.expect(None, ticket.max_tokens) * ticket.answers if ticket.needs.generates else 0
+    return pool.prompt.count(ticket) + output
+
+
 def _pinned(pool: PoolState, dropped: tuple[Alternative, ...]) -> Choice:
     return Choice("tier", "pinned", pool.spec.name, dropped)
+
+
+def _of_one_model(pools: tuple[PoolState, ...]) -> tuple[PoolState, ...]:
+    """The first pool, and others of its model: vectors, scores and token ids of different models do not mix."""
+    return tuple([pool for pool in pools if pool.spec.model == pools[0].spec.model])
 
 
 def _targets(fleet: Fleet, aliases: Mapping[str, Sequence[PoolName]]) -> dict[str, _Target]:
@@ -123,7 +152,16 @@ def _targets(fleet: Fleet, aliases: Mapping[str, Sequence[PoolName]]) -> dict[st
                     f"alias {alias!r} stands for {name!r}, which is no pool{suggestion(name, fleet.pools)}"
                 )
         named[alias] = [fleet.pools[name] for name in pools]
-    return {name: _Target(tuple(pools), tuple(sorted(pools, key=_rank))) for name, pools in named.items()}
+    targets = {name: _target(pools) for name, pools in named.items()}
+    for adapter in sorted({adapter for pool in fleet.pools.values() for adapter in pool.spec.adapters}):
+        having = [pool for pool in fleet.pools.values() if adapter in pool.spec.adapters]
+        targets.setdefault(adapter, _target(having, adapter))
+    return targets
+
+
+def _target(pools: Sequence[PoolState], adapter: str | None = None) -> _Target:
+    generate = [pool for pool in pools if Task.GENERATE in pool.spec.tasks]
+    return _Target(tuple(pools), tuple(sorted(generate, key=_rank)), adapter)
 
 
 def _rank(pool: PoolState) -> tuple[int, str]:

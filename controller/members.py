@@ -8,7 +8,7 @@ from controller.rates import ServiceRate
 from controller.settings import ControlSettings
 from controller.tokens import OutputEstimator, PromptCounter
 from controller.types import PoolName, PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
-from controller.view import PoolView, WorkerView
+from controller.view import Breaker, PoolView, WorkerView
 
 _ALIVE = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.SLEEPING})
 _COMING = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
@@ -26,12 +26,14 @@ class WorkerState:
         "errors",
         "external",
         "failed_at",
+        "lease",
         "limit",
         "phase",
         "pool",
         "removed",
         "report",
         "running",
+        "seats",
         "serves",
         "spec",
         "view",
@@ -44,6 +46,10 @@ class WorkerState:
         self.phase = phase
         self.removed = False
         self.limit = spec.max_inflight
+        self.lease: int | None = None
+        """Of its slots, what this control plane may use where it shares them with others; ``None`` is all."""
+        self.seats = self.limit
+        """Requests that may be in flight there; kept by ``stand``."""
         self.work = 0
         self.dispatched = 0
         self.running: dict[TicketId, float] = {}
@@ -70,10 +76,18 @@ class WorkerState:
         """Kept out because of repeated errors."""
         return self.blocked_until is not None and self.limit == 0
 
+    @property
+    def breaker(self) -> Breaker:
+        """Whether repeated errors keep requests away from it."""
+        if self.broken:
+            return Breaker.OPEN
+        return Breaker.CLOSED if self.limit == self.spec.max_inflight else Breaker.HALF_OPEN
+
     def stand(self) -> None:
-        """Phase, limit or block have changed."""
+        """Phase, limit, lease or block have changed."""
         self.serves = self.phase is WorkerPhase.READY and not self.removed and not self.broken
         self.accepts = self.serves and self.blocked_until is None
+        self.seats = self.limit if self.lease is None else min(self.limit, self.lease)
 
     def changed(self) -> None:
         self.view = None
@@ -82,19 +96,20 @@ class WorkerState:
     def snapshot(self) -> WorkerView:
         view = self.view
         if view is None:
-            limit = max(1, self.limit)
+            slots = max(1, self.limit)
             view = self.view = WorkerView(
                 self.spec.name,
                 self.spec.pool,
                 WorkerPhase.UNHEALTHY if self.broken else self.phase,
-                limit,
+                max(1, self.seats),
                 len(self.running),
                 self.work,
                 self.external,
-                (self.work + self.external * self.pool.output.mean) / limit,
+                (self.work + self.external * self.pool.output.mean) / slots,
                 self.dispatched,
                 self.removed,
                 self.report,
+                self.breaker,
             )
         return view
 
@@ -140,7 +155,7 @@ class PoolState:
 
     def with_room(self) -> list[WorkerState]:
         """Workers that may be sent a request now."""
-        return [w for w in self.workers.values() if w.accepts and len(w.running) < w.limit]
+        return [w for w in self.workers.values() if w.accepts and len(w.running) < w.seats]
 
     def wait(self, tickets: int, work: int, now: float) -> None:
         """So many more (or fewer) tickets wait here."""
@@ -163,7 +178,7 @@ class PoolState:
         for worker in workers:
             worker.stand()
         self.ready = sum(worker.serves for worker in workers)
-        self.limit = sum(worker.limit for worker in workers if worker.serves)
+        self.limit = sum(worker.seats for worker in workers if worker.serves)
         self.coming = sum(worker.phase in _COMING and not worker.removed for worker in workers)
         alive = sum(worker.phase in _ALIVE and not worker.removed and not worker.broken for worker in workers)
         if alive:

@@ -89,14 +89,13 @@ class Codec:
             values += _pool(context, name)
         values += [0.0] * (len(_POOL) * (self.slots - len(context.ladder)))
         values += _request(context)
-        return np.clip(np.array(values, np.float32), self.low, self.high)
+        observation: Observation = np.minimum(np.maximum(np.array(values, np.float32), self.low), self.high)
+        return observation
 
     def mask(self, context: TierContext) -> Mask:
         """Which actions (slots,) are allowed."""
-        mask = np.zeros(self.slots, np.bool_)
-        for slot, name in enumerate(context.ladder[: self.slots]):
-            mask[slot] = name in context.pools
-        return mask
+        allowed = [name in context.pools for name in context.ladder[: self.slots]]
+        return np.array(allowed + [False] * (self.slots - len(allowed)), np.bool_)
 
     def used(self, context: TierContext) -> Mask:
         """Which features (size,) belong to a pool that exists, or to the request."""

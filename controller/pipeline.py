@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from controller.continuing import Continuing
 from controller.dispatcher import Dispatcher
 from controller.errors import ControlError, UnknownTicket
 from controller.fleet import Fleet
 from controller.intake import Intake, no_worker
-from controller.members import WorkerState
-from controller.protocols import Move, Signal, Stages, TierContext
+from controller.members import PoolState, WorkerState
+from controller.protocols import Signal, Stages, TierContext
 from controller.records import RecordLog
+from controller.retries import RetryBudget
 from controller.running import Running
 from controller.settings import ControlSettings
+from controller.sharing import Sharing
 from controller.tally import Outcome, Tally
 from controller.tickets import Stand, TicketState, pool_of, worker_of
 from controller.tiering import Tiering
@@ -28,6 +31,7 @@ from controller.types import (
     Choice,
     DecisionRecord,
     Dispatch,
+    Move,
     PoolName,
     PoolSpec,
     Rejected,
@@ -47,6 +51,10 @@ from controller.types import (
 from controller.view import FleetView, TicketView
 from controller.waiting import WaitingRoom
 
+LATE = "total_timeout"
+"""Code of an answer that took longer than it may in all, which is nobody's fault."""
+SILENT = frozenset({"first_byte_timeout", "idle_timeout"})
+"""Codes of a worker that fell silent: it hangs, though its connections are up."""
 BUSY = "busy"
 """Code of a worker that refused a request because it has too many; any other counts as a fault of the worker."""
 _ENDED_REMEMBERED = 16_384
@@ -74,16 +82,22 @@ class ControlPlane:
         self._fleet = Fleet(pools, self.settings)
         self._waiting = WaitingRoom(stages.order, stages.fairness, self.settings)
         self._intake = Intake(self._fleet, self._waiting, stages.admit, stages.scale, aliases or {}, self.settings)
+        self.limits = self._intake.limits
         self._tally = Tally()
         self._tiering = Tiering(stages.tier, self._tally, seed)
-        for signal in sorted(stages.tier.needs | stages.order.needs):
+        self._needs = stages.tier.needs | stages.order.needs
+        for signal in sorted(self._needs):
             self._tally.expect("score", signal.value)
         self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._tally, seed)
         self._running = Running(self._fleet, stages.fairness, self.settings)
+        self._continuing = Continuing(self._fleet, self._waiting, self.settings)
+        self.retries = RetryBudget(self.settings.retry_share, self.settings.retry_free_per_s)
         self._tickets: dict[TicketId, TicketState] = {}
+        self.sharing = Sharing(self._fleet, self._tickets, stages.fairness, self.limits, self.settings)
         self._ended: dict[TicketId, None] = {}
         self._late: list[Rejected] = []
         self._next_scale = float("-inf")
+        self._next_rebalance = float("-inf")
 
     # The fleet
 
@@ -106,6 +120,24 @@ class ControlPlane:
             self.stages.place.forget(name)
         self._rehome(now)
 
+    def resize_worker(self, name: WorkerName, max_inflight: int, priority_scheduling: bool, now: float) -> None:
+        """A worker may have another number of requests from now on, and schedules by priority or not."""
+        self._fleet.resize(name, max_inflight, priority_scheduling, now)
+
+    def reconfigure(self, settings: ControlSettings, aliases: Mapping[str, Sequence[PoolName]], now: float) -> None:
+        """Go by these settings and aliases from now on. Tickets that wait or run keep the limits they came with.
+
+        How many records are kept, and what pools are believed to be before they have shown it, stays. Raises
+        :class:`UnknownPool`, with nothing changed, for an alias of no pool.
+        """
+        self._intake.reconfigure(settings, aliases, now)
+        self.settings = self.sharing.settings = settings
+        self._fleet.reconfigure(settings)
+        self._waiting.reconfigure(settings)
+        self._continuing.reconfigure(settings)
+        self.retries.reconfigure(settings.retry_share, settings.retry_free_per_s)
+        self.stages.fairness.reconfigure(settings)
+
     def on_worker_report(self, name: WorkerName, report: WorkerReport, now: float) -> None:
         """A worker's own metrics were read."""
         self._fleet.report(name, report)
@@ -122,9 +154,10 @@ class ControlPlane:
             self._refused(ticket, state, now)
             return state
         self._tickets[ticket.id] = state
-        if state.is_open() and self.stages.tier.needs:
+        self.retries.deposit(now)
+        if self._awaits_scores(state):
             self._waiting.hold(state)
-            self._want(state, self.stages.tier.needs | self.stages.order.needs)
+            self._want(state, self._needs)
         else:
             self._settle(state, now)
         return Admitted(ticket.id, bool(state.wanted))
@@ -179,25 +212,42 @@ class ControlPlane:
         self._end(state, Result.ABORTED, code, None, now)
 
     def on_worker_error(
-        self, ticket: TicketId, code: str, now: float, *, retryable: bool
+        self, ticket: TicketId, code: str, now: float, *, retryable: bool, continues: bool = False
     ) -> Requeued | Rejected | None:
         """The worker failed the request: try again elsewhere if nothing of the answer was seen, else give up.
 
         ``code`` :data:`BUSY` is a refusal, after which the worker is left alone for a moment; any other counts against
-        it. ``None`` for a ticket that has ended already.
+        it, but for :data:`LATE`. ``continues`` says that the driver can go on in the middle of the answer. ``None`` for
+        a ticket that has ended already.
         """
         state = self._served(ticket)
         if state is None:
             return None
         worker, dispatched_at = worker_of(state), state.dispatched_at or now
         self._running.leave(state, now)
-        self._fleet.failed(worker, dispatched_at, now, busy=code == BUSY, again=worker.name in state.avoid)
-        if retryable and self._may_retry(state, now):
+        if code != LATE:
+            again = worker.name in state.avoid
+            self._fleet.failed(worker, dispatched_at, now, busy=code == BUSY, again=again, silent=code in SILENT)
+        if retryable and code != LATE and self._may_retry(state, now):
             requeued = self._requeue(state, worker, now)
+            self._rehome(now)
+            return requeued
+        if continues and self._continuing.may(state, now):
+            state.avoid.add(worker.name)
+            requeued = self._continuing.requeue(state, now)
             self._rehome(now)
             return requeued
         self._rehome(now)
         return self._give_up(state, worker, code, now)
+
+    def on_moved(self, move: Move, now: float) -> Requeued | None:
+        """The driver has broken off a running request, as a :class:`Move` said: it goes on with the worker named there,
+        or with another if that one has no room. ``None`` for a ticket that has ended already."""
+        state = self._served(move.ticket)
+        if state is None:
+            return None
+        self._running.leave(state, now)
+        return self._continuing.requeue(state, now, move.worker)
 
     def tick(self, now: float) -> Tick:
         """What time alone brings about: time limits, workers that come back, replicas. Call it by ``next_at``."""
@@ -209,11 +259,16 @@ class ControlPlane:
         self._expire(now)
         self._strand(now)
         rejected, self._late = tuple(self._late), []
-        return Tick(rejected, self._scale(now), self._next_at())
+        return Tick(rejected, self._scale(now), self.rebalance(now), self._next_at())
 
-    def rebalance(self, now: float) -> Sequence[Move]:
-        """Running requests that should move to another worker."""
-        return self.stages.rebalance.plan(self.view(now), now)
+    def rebalance(self, now: float) -> tuple[Move, ...]:
+        """Running requests that should move to another worker, when it is time to plan; ``tick`` asks for them."""
+        interval = self.stages.rebalance.interval_s
+        if interval is None or now < self._next_rebalance:
+            return ()
+        self._next_rebalance = now + interval
+        moves = self.stages.rebalance.plan(self.view(now), self.running(), now)
+        return tuple([move for move in moves if self._continuing.movable(self._tickets.get(move.ticket), move.worker)])
 
     # What may be seen
 
@@ -236,7 +291,7 @@ class ControlPlane:
     def tier_context(self, ticket: TicketId, scores: Scores | None, now: float) -> TierContext | None:
         """What the tier stage would be asked if these scores came now; ``None`` if the ticket's tier is not open."""
         state = self._find(ticket)
-        if state is None or state.stand is not Stand.OPEN:
+        if state is None or state.stand is not Stand.OPEN or not state.is_open():
             return None
         return self._tiering.context(state, scores, None if scores else "no_scores", self.view(now), now)
 
@@ -256,18 +311,27 @@ class ControlPlane:
 
     def _settle(self, state: TicketState, now: float) -> None:
         """Queue a ticket whose tier needs no scores; they are wanted only if they could change the order."""
-        if state.is_open():
-            pool = self._tiering.choose(state, None, self.view(now), now)
-        else:
-            self._tiering.skip()
-            pool = state.candidates[0]
+        pool = self._pool_for(state, None, now)
         waits = pool.queued > 0 or not pool.with_room()
         self._waiting.enqueue(state, pool, now)
-        self._want(state, self.stages.order.needs if waits else frozenset())
+        self._want(state, self.stages.order.needs if waits and state.ticket.needs.generates else frozenset())
+
+    def _awaits_scores(self, state: TicketState) -> bool:
+        """Whether a ticket waits for its scores before it may be queued and sent."""
+        if not state.ticket.needs.generates:
+            return False
+        if self.settings.score_always:
+            return bool(self._needs)
+        return state.is_open() and bool(self.stages.tier.needs)
 
     def _choose(self, state: TicketState, why: str | None, now: float) -> None:
-        pool = self._tiering.choose(state, why, self.view(now), now)
-        self._waiting.enqueue(state, pool, now)
+        self._waiting.enqueue(state, self._pool_for(state, why, now), now)
+
+    def _pool_for(self, state: TicketState, why: str | None, now: float) -> PoolState:
+        if state.is_open():
+            return self._tiering.choose(state, why, self.view(now), now)
+        self._tiering.skip()
+        return state.candidates[0]
 
     def _rehome(self, now: float) -> None:
         """Tickets whose pool has lost its last ready worker choose again, where another pool can serve them."""
@@ -286,7 +350,7 @@ class ControlPlane:
 
     def _want(self, state: TicketState, wanted: frozenset[Signal]) -> None:
         state.wanted = wanted
-        for signal in (self.stages.tier.needs | self.stages.order.needs) - wanted:
+        for signal in self._needs - wanted:
             self._tally.count("score", signal.value, Outcome.SKIPPED)
 
     def _count_signals(self, state: TicketState, scores: Scores | None, why: str) -> None:
@@ -307,7 +371,8 @@ class ControlPlane:
 
     def _may_retry(self, state: TicketState, now: float) -> bool:
         seen = state.first_token_at is not None
-        return not seen and state.attempts < self.settings.max_attempts and now < state.expires_at
+        may = not seen and state.attempts < self.settings.max_attempts and now < state.expires_at
+        return may and self.retries.take(now)
 
     def _requeue(self, state: TicketState, worker: WorkerState, now: float) -> Requeued:
         state.avoid.add(worker.name)
@@ -319,6 +384,8 @@ class ControlPlane:
         tried = f" after {state.attempts} attempts" if state.attempts > 1 else ""
         if code == BUSY:
             rejected = Rejected(state.ticket.id, 503, "worker_busy", f"every worker is busy{tried}", retry_after=1.0)
+        elif code == LATE:
+            rejected = Rejected(state.ticket.id, 504, LATE, f"the answer took longer than it may{tried}")
         else:
             message = f"worker {worker.name!r} failed{tried}: {code}"
             rejected = Rejected(state.ticket.id, 502, "worker_error", message)
@@ -327,7 +394,8 @@ class ControlPlane:
 
     def _expire(self, now: float) -> None:
         for state in self._waiting.expired(now):
-            ticket, waited = state.ticket, f"after {now - state.submitted_at:.1f} s in the queue"
+            since = state.submitted_at if state.requeued_at is None else state.requeued_at
+            ticket, waited = state.ticket, f"after {now - since:.1f} s in the queue"
             if ticket.deadline is not None and self.settings.drop_late and ticket.deadline <= now:
                 late = Rejected(ticket.id, 504, "deadline_exceeded", f"its deadline passed {waited}")
             else:
@@ -347,11 +415,12 @@ class ControlPlane:
     def _reject(self, state: TicketState, rejected: Rejected, now: float) -> None:
         self._waiting.discard(state, now)
         self._late.append(rejected)
-        self._end(state, Result.REJECTED, rejected.code, None, now)
+        self._end(state, Result.FAILED if state.continued else Result.REJECTED, rejected.code, None, now)
 
     def _end(self, state: TicketState, result: Result, code: str | None, usage: Usage | None, now: float) -> None:
         state.stand = Stand.ENDED
         del self._tickets[state.ticket.id]
+        self.limits.end(state.ticket.id, state.spent(result, usage), now)
         self.records.add(state.record(now, result, code, usage))
         self._remember(state.ticket.id)
 
@@ -377,12 +446,16 @@ class ControlPlane:
         if interval is None or now < self._next_scale:
             return ()
         self._next_scale = now + interval
-        return tuple(self.stages.scale.plan(self.view(now), now))
+        if not self.sharing.scales:
+            return ()
+        return tuple(self.stages.scale.plan(self.sharing.whole(self.view(now)), now))
 
     def _next_at(self) -> float | None:
         due = [self._waiting.next_at(), self._fleet.next_unblock()]
         if self.stages.scale.interval_s is not None:
             due.append(self._next_scale)
+        if self.stages.rebalance.interval_s is not None:
+            due.append(self._next_rebalance)
         for pool in self._fleet.pools.values():
             if pool.queued and pool.unavailable_since is not None and not self.stages.scale.starts(pool.name):
                 due.append(pool.unavailable_since + self.settings.no_worker_s)

@@ -123,7 +123,10 @@ def _loads(workers: tuple[WorkerView, ...]) -> tuple[Alternative, ...]:
 
 
 def _matched(workers: tuple[WorkerView, ...], matches: Mapping[str, int], blocks: int) -> tuple[Alternative, ...]:
+    of = f" of {blocks} blocks"
     return tuple(
-        Alternative(worker.name, -worker.load, why=f"{matches.get(worker.name, 0)} of {blocks} blocks")
-        for worker in workers[:_SHOWN]
+        [
+            Alternative(worker.name, -worker.load, True, str(matches.get(worker.name, 0)) + of)
+            for worker in workers[:_SHOWN]
+        ]
     )

@@ -8,6 +8,7 @@ training: ``[[low, high], …]``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,11 @@ class OnnxPolicy:
 
     def __call__(self, observation: Observation, mask: Mask) -> PolicyDecision:
         values = self._session.run(None, {self._input: observation[None, :]})[0][0]
-        if not np.isfinite(values).all():
+        scores: tuple[float, ...] = tuple(values.tolist())
+        if not all(map(math.isfinite, scores)):
             raise PolicyFailed("not_finite")
-        action = int(np.where(mask, values, -np.inf).argmax())
-        return PolicyDecision(action, tuple(values.tolist()))
+        allowed = [score if may else -math.inf for score, may in zip(scores, mask.tolist(), strict=True)]
+        return PolicyDecision(allowed.index(max(allowed)), scores)
 
     def _check(self, codec: Codec) -> None:
         try:

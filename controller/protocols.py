@@ -15,10 +15,12 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from controller.leases import Served
 from controller.settings import ControlSettings, ReplicaRange
 from controller.types import (
     Alternative,
     Choice,
+    Move,
     PoolName,
     PoolSpec,
     Rejected,
@@ -26,10 +28,9 @@ from controller.types import (
     Scores,
     Tenant,
     Ticket,
-    TicketId,
     WorkerName,
 )
-from controller.view import FleetView, PoolView, WorkerView
+from controller.view import FleetView, PoolView, TicketView, WorkerView
 
 
 class Signal(StrEnum):
@@ -73,6 +74,9 @@ class AdmitContext:
     queued_by_tenant: int
     """Tickets of the same tenant that wait already."""
     max_queue: int
+    queued_bytes: int
+    """Bytes of the bodies that wait."""
+    max_queue_bytes: int
     now: float
 
 
@@ -181,6 +185,22 @@ class FairnessStage(Protocol):
         """The group was given so many output tokens."""
         ...
 
+    def reconfigure(self, settings: ControlSettings) -> None:
+        """The tenants' settings are others from now on."""
+        ...
+
+    def share(self) -> None:
+        """Several control planes serve the same pools from now on; called before anything else."""
+        ...
+
+    def served(self) -> Mapping[PoolName, Mapping[str, Served]]:
+        """What each group was charged here; for control planes that share."""
+        ...
+
+    def adopt(self, counters: Mapping[PoolName, Mapping[str, float]], floors: Mapping[PoolName, float]) -> None:
+        """What each group was charged by all of them, and by pool the least of those who wait anywhere."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PlaceContext:
@@ -213,22 +233,20 @@ class PlaceStage(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Move a running request to another worker."""
-
-    ticket: TicketId
-    worker: WorkerName
-    reason: str
-
-
 class RebalanceStage(Protocol):
     """Say which running requests should move."""
 
     @property
     def name(self) -> str: ...
 
-    def plan(self, view: FleetView, now: float) -> Sequence[Move]: ...
+    @property
+    def interval_s(self) -> float | None:
+        """Seconds between two plans; ``None`` if there never is one."""
+        ...
+
+    def plan(self, view: FleetView, running: Sequence[TicketView], now: float) -> Sequence[Move]:
+        """``running`` is every request on a worker. Moves that cannot be made are left out."""
+        ...
 
 
 class ScaleStage(Protocol):

@@ -19,11 +19,13 @@ class Running:
 
     def first_token(self, state: TicketState, now: float) -> None:
         """The prompt has been read."""
-        if state.first_token_at is not None:
+        if state.first_token_at is None:
+            state.first_token_at = now
+        elif not state.resuming:
             return
-        state.first_token_at = now
+        state.resuming = False
         worker = worker_of(state)
-        read = min(state.work, round(self._prompt_work * state.prompt_tokens))
+        read = min(state.work, round(self._prompt_work * (state.prompt_tokens + state.output_tokens)))
         state.work -= read
         self._fleet.progress(worker, read, -read, now)
         self._fleet.succeeded(worker, now)
@@ -63,6 +65,8 @@ def _learn(state: TicketState, usage: Usage) -> None:
     pool, ticket = pool_of(state), state.ticket
     if ticket.prompt_tokens is None:
         pool.prompt.observe(ticket.prompt_chars, usage.prompt_tokens)
+    if not ticket.needs.generates:
+        return
     predicted = None if state.scores is None else state.scores.output_tokens
     if predicted is not None and ticket.max_tokens is not None:
         predicted = min(predicted, ticket.max_tokens)

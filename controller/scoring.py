@@ -95,16 +95,14 @@ class Scorer:
         if self._length is None:
             return [(None, None)] * len(prompts)
         scores = self._length.predict(prompts, embeddings)
-        return [
-            (float(rank), float(tokens)) if known else (None, None)
-            for rank, tokens, known in zip(scores.rank, scores.tokens, scores.in_distribution, strict=True)
-        ]
+        rows = zip(scores.rank.tolist(), scores.tokens.tolist(), scores.in_distribution.tolist(), strict=True)
+        return [(rank, tokens) if known else (None, None) for rank, tokens, known in rows]
 
     def _qualities(self, n: int, embeddings: NDArray[np.float32]) -> list[dict[PoolName, float] | None]:
         if self._quality is None:
             return [None] * n
         scores = self._quality.predict(embeddings)
         return [
-            {pool: float(row[column]) for pool, column in self._columns.items()} if known else None
-            for row, known in zip(scores.quality, scores.in_distribution, strict=True)
+            {pool: row[column] for pool, column in self._columns.items()} if known else None
+            for row, known in zip(scores.quality.tolist(), scores.in_distribution.tolist(), strict=True)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.limits import UNLIMITED, Quota
 from controller.types import PoolName, Tenant
 
 
@@ -16,6 +17,8 @@ class TenantSpec:
     """Share of the fleet under contention, relative to other tenants."""
     tier_ceiling: int | None = None
     """The highest tier that may serve it."""
+    quota: Quota = UNLIMITED
+    """What it may take."""
 
 
 _UNLISTED = TenantSpec()
@@ -35,14 +38,25 @@ class ControlSettings:
 
     max_queue: int = 1024
     """Tickets waiting at most; ``admit`` refuses the next one."""
+    max_queue_bytes: int = 1 << 30
+    """Bytes of their bodies at most."""
     max_queue_s: float = 60.0
     """A ticket that waited so long is rejected."""
     drop_late: bool = True
     """Reject a ticket that is still waiting when its deadline passes."""
     scoring_budget_s: float = 0.005
     """A ticket whose tier is open waits so long for its scores; the driver keeps this, ``tick`` is the backstop."""
+    score_always: bool = False
+    """Score a ticket also where that cannot change its place, because it could be sent at once or its tier is given: it
+    then waits for its scores, which are written down and passed on to the worker as its priority."""
     max_attempts: int = 3
-    """Times a request is sent to a worker in all."""
+    """Times a request is sent to a worker in all, as long as nothing of the answer was seen."""
+    max_continuations: int = 5
+    """Times another worker is asked to go on with a stream that has begun, after its own has failed."""
+    retry_share: float | None = 0.2
+    """Further attempts a request, on average, that the whole fleet is asked for; ``None`` for no bound."""
+    retry_free_per_s: float = 10.0
+    """And so many a second beside."""
     retry_backoff_s: float = 0.05
     """A worker that failed is given nothing for so long; doubles with each failure in a row."""
     breaker_errors: int = 3
@@ -74,6 +88,8 @@ class ControlSettings:
     """Records kept for a writer that is late; older ones are dropped and counted."""
     tenants: Mapping[Tenant, TenantSpec] = field(default_factory=dict)
     """Tenants with settings of their own."""
+    quota: Quota = UNLIMITED
+    """What each of the others may take."""
 
     def tenant(self, name: Tenant) -> TenantSpec:
         """The tenant's settings, or the defaults."""

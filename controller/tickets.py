@@ -27,8 +27,10 @@ class TicketState:
     __slots__ = (
         "attempts",
         "avoid",
+        "bound",
         "candidates",
         "choices",
+        "continued",
         "dispatched_at",
         "expected_output",
         "expires_at",
@@ -36,9 +38,12 @@ class TicketState:
         "group",
         "key",
         "ladder",
+        "moved",
         "output_tokens",
         "pool",
         "prompt_tokens",
+        "requeued_at",
+        "resuming",
         "scores",
         "serial",
         "stand",
@@ -81,6 +86,16 @@ class TicketState:
         self.avoid: set[WorkerName] = set()
         """Workers that failed it."""
         self.attempts = 0
+        self.continued = 0
+        """Times it was queued again in the middle of its answer."""
+        self.moved = 0
+        """How many of those were moves, not failures."""
+        self.requeued_at: float | None = None
+        """When that was last."""
+        self.resuming = False
+        """Since then no worker has begun to answer."""
+        self.bound: WorkerName | None = None
+        """Where a move wants it to go on."""
         self.dispatched_at: float | None = None
         self.first_token_at: float | None = None
 
@@ -103,6 +118,19 @@ class TicketState:
             self.output_tokens,
         )
 
+    def spent(self, result: Result, usage: Usage | None) -> int | None:
+        """Tokens to charge to its tenant; ``None`` if nothing at all came of it, through no fault of the client."""
+        if usage is not None:
+            return usage.prompt_tokens + usage.output_tokens
+        if result is Result.COMPLETED:
+            unseen = self.expected_output if self.ticket.needs.generates else 0
+            return self.prompt_tokens + (self.output_tokens or unseen)
+        if self.first_token_at is not None:
+            return self.prompt_tokens + self.output_tokens
+        if result is Result.REJECTED or result is Result.FAILED:
+            return None
+        return 0 if self.dispatched_at is None else self.prompt_tokens
+
     def record(self, now: float, result: Result, code: str | None, usage: Usage | None) -> DecisionRecord:
         """What was decided for it, and how it ended."""
         return DecisionRecord(
@@ -123,6 +151,7 @@ class TicketState:
             result,
             code,
             usage,
+            self.continued,
         )
 
 

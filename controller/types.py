@@ -26,6 +26,20 @@ class WorkerPhase(StrEnum):
     SLEEPING = "sleeping"
 
 
+class Task(StrEnum):
+    """What a model can be asked to do."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    SCORE = "score"
+    RERANK = "rerank"
+    CLASSIFY = "classify"
+    POOL = "pool"
+    """Hidden states, as vLLM's ``/pooling`` gives them."""
+    TRANSCRIBE = "transcribe"
+    """Speech to text, translated or not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a request requires of a pool beyond plain text generation."""
@@ -35,6 +49,17 @@ class Needs:
     modalities: frozenset[str] = frozenset()
     """Input modalities besides text, for example ``{"image", "audio"}``."""
     adapter: str | None = None
+    """A LoRA adapter, which the request asked for by its name."""
+    task: Task | None = Task.GENERATE
+    """``None`` for what every pool can do, such as counting tokens."""
+    share: float = 1.0
+    """Share of the prompt that has to fit into the context at once: less than 1 where the request holds several inputs,
+    0 where the worker cuts them."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens come out, so that length and quality can be predicted, and the tier chosen."""
+        return self.task is Task.GENERATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +83,10 @@ class Ticket:
     deadline: float | None = None
     priority: int = 0
     """The client's own priority, already clamped to its tenant's range; lower is earlier."""
+    body_bytes: int = 0
+    """Size of the request's body, which the gateway holds while it waits."""
+    answers: int = 1
+    """Answers asked for at once (``n``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +138,7 @@ class PoolSpec:
     structured_output: bool = True
     modalities: frozenset[str] = frozenset()
     adapters: frozenset[str] = frozenset()
+    tasks: frozenset[Task] = frozenset({Task.GENERATE})
     prior_quality: float = 0.5
     """Expected quality in [0, 1] where no predictor says better."""
     input_usd_per_mtok: float = 0.0
@@ -167,12 +197,23 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """Move a running request to another worker. ``reason`` is for the operator."""
+
+    ticket: TicketId
+    worker: WorkerName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """What time alone has brought about."""
 
     rejected: tuple[Rejected, ...] = ()
     """Tickets that left the queue because a deadline or the queue's time limit passed."""
     scale: tuple[Scale, ...] = ()
+    moves: tuple[Move, ...] = ()
+    """Running requests that the driver should break off, if they can go on elsewhere, and report by ``on_moved``."""
     next_at: float | None = None
     """When ``tick`` should be called again at the latest; ``None`` if nothing is due."""
 
@@ -244,3 +285,5 @@ class DecisionRecord:
     result: Result
     code: str | None
     usage: Usage | None
+    continued: int = 0
+    """Times the answer went on with another worker after its first token."""

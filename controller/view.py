@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from controller.types import PoolName, PoolSpec, Tenant, TicketId, WorkerName, WorkerPhase, WorkerReport
+
+
+class Breaker(StrEnum):
+    """What errors have brought upon a worker."""
+
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    """On probation: it is given one request at a time."""
+    OPEN = "open"
+    """It is given none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class WorkerView:
     removed: bool
     """Gone from the fleet, but for the requests it is still serving."""
     report: WorkerReport | None
+    breaker: Breaker = Breaker.CLOSED
 
     @property
     def serves(self) -> bool:

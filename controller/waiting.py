@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator
 
+from controller.backlog import Backlog
 from controller.members import PoolState
 from controller.protocols import FairnessStage, OrderContext, OrderStage
 from controller.queue import KeyedHeap, PoolQueue
@@ -23,7 +24,11 @@ class WaitingRoom:
         self._queues: dict[PoolName, PoolQueue[TicketState]] = {}
         self._open: KeyedHeap[TicketState] = KeyedHeap()
         self._limits: KeyedHeap[TicketState] = KeyedHeap()
-        self._tenants: Counter[Tenant] = Counter()
+        self.backlog = Backlog()
+
+    def reconfigure(self, settings: ControlSettings) -> None:
+        """Go by these settings from now on; tickets that wait keep the limits they came with."""
+        self._settings = settings
 
     @property
     def open(self) -> int:
@@ -37,7 +42,7 @@ class WaitingRoom:
 
     def of_tenant(self, tenant: Tenant) -> int:
         """Tickets of this tenant that wait."""
-        return self._tenants[tenant]
+        return self.backlog.of(tenant)[0]
 
     def of_pool(self, pool: PoolState) -> list[TicketState]:
         """Tickets that wait for this pool."""
@@ -62,7 +67,7 @@ class WaitingRoom:
         queue = self._queues.get(pool.name)
         if queue is None:
             queue = self._queues[pool.name] = PoolQueue()
-        if queue.push(state.group, state, state.key, state.serial):
+        if queue.push(state.group, state, _place(state), state.serial):
             self._fairness.arrived(pool.name, state.group)
         pool.wait(1, state.work, now)
         self._enter(state)
@@ -73,7 +78,7 @@ class WaitingRoom:
         before = state.work
         state.key = self._order.key(OrderContext(state.ticket, state.submitted_at, state.scores))
         self._account(state, pool)
-        self._queues[pool.name].push(state.group, state, state.key, state.serial)
+        self._queues[pool.name].push(state.group, state, _place(state), state.serial)
         pool.wait(0, state.work - before, now)
 
     def take(self, pool: PoolState, group: str, now: float) -> TicketState:
@@ -107,26 +112,32 @@ class WaitingRoom:
         return min((first[1] for first in firsts if first is not None), default=None)
 
     def _account(self, state: TicketState, pool: PoolState) -> None:
-        predicted = None if state.scores is None else state.scores.output_tokens
-        state.expected_output = pool.output.expect(predicted, state.ticket.max_tokens)
-        state.work = state.expected_output + round(self._settings.prompt_work * state.prompt_tokens)
+        if not state.continued:
+            predicted = None if state.scores is None else state.scores.output_tokens
+            state.expected_output = pool.output.expect(predicted, state.ticket.max_tokens)
+        read = state.prompt_tokens + state.output_tokens
+        left = max(1, state.expected_output - state.output_tokens)
+        state.work = left + round(self._settings.prompt_work * read)
 
     def _enter(self, state: TicketState) -> None:
         if state not in self._limits:
-            self._tenants[state.ticket.tenant] += 1
+            self.backlog.add(state.ticket)
             self._limits.push(state, state.expires_at, state.serial)
 
     def _exit(self, state: TicketState) -> None:
         self._limits.discard(state)
-        self._tenants[state.ticket.tenant] -= 1
-        if not self._tenants[state.ticket.tenant]:
-            del self._tenants[state.ticket.tenant]
+        self.backlog.remove(state.ticket)
 
     def _left(self, state: TicketState, pool: PoolState, emptied: bool, now: float) -> None:
         if emptied:
             self._fairness.emptied(pool.name, state.group)
         pool.wait(-1, -state.work, now)
         self._exit(state)
+
+
+def _place(state: TicketState) -> float:
+    """Its key, or, in the middle of its answer, in front of all."""
+    return -math.inf if state.continued else state.key
 
 
 def _due(heap: KeyedHeap[TicketState], now: float) -> list[TicketState]:

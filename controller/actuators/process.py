@@ -22,6 +22,8 @@ Probe = Callable[[str], Awaitable[bool]]
 """Whether a GET of this URL answers 200. Must return false, not raise, where nothing listens; bounds its own time."""
 
 _HOST = "127.0.0.1"
+_TIME_WAIT = "06"
+"""State of a connection in ``/proc/net/tcp``."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LOG_LINES, _LOG_BYTES = 20, 8192
 
@@ -202,13 +204,30 @@ class ProcessActuator:
 
 
 def _is_free(port: int) -> bool:
+    """Whether nobody has bound the port: neither a server that listens, nor one that is still starting."""
+    # With SO_REUSEADDR a port that another process has bound, and does not listen on yet, would look free. Without it,
+    # so does one in TIME_WAIT look taken, which keeps no server from binding it: those are told apart by the kernel.
+    return _can_bind(port, reuse=False) or (port in _closing_ports() and _can_bind(port, reuse=True))
+
+
+def _can_bind(port: int, *, reuse: bool) -> bool:
     with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a connection in TIME_WAIT is fine
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         try:
             trial.bind((_HOST, port))
         except OSError:
             return False
     return True
+
+
+def _closing_ports() -> frozenset[int]:
+    """Local ports with connections in TIME_WAIT; none where the kernel does not say."""
+    found: set[int] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), Path(table).open() as lines:
+            rows = (line.split() for line in lines)
+            found.update(int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == _TIME_WAIT)
+    return frozenset(found)
 
 
 def _pauses() -> Iterator[float]:

@@ -2,7 +2,8 @@
 
 A worker is shown to the control plane as ``STARTING`` from its launch, and becomes ``READY`` only once it is healthy.
 It is ``DRAINING`` until nothing is in flight on it, and only then stopped. One that ends unasked is taken out, reported
-and replaced, after a pause that doubles while failures follow one another.
+and replaced, after a pause that doubles while failures follow one another; so is one of which the driver says that it
+lives and does not answer, once it is stopped.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class EventKind(StrEnum):
     REVIVED = "revived"
     STOPPED = "stopped"
     CRASHED = "crashed"
+    UNRESPONSIVE = "unresponsive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,20 @@ class Reconciler:
                 self._wanted[decision.pool] = decision.replicas
                 self._woken.set()
 
+    def unresponsive(self, worker: WorkerName, why: str) -> None:
+        """Stop this worker, which does not answer any more; :meth:`step` then starts another one in its place.
+
+        Says nothing twice, and nothing of workers that are not ready members.
+        """
+        for member in self._in_any(WorkerPhase.READY):
+            if member.spec is not None and member.spec.name == worker and not member.stopping:
+                member.stopping = True
+                pause = self._setback(member.pool).add(self.now())
+                self.plane.set_phase(worker, WorkerPhase.DRAINING, self.now())
+                self._tell(EventKind.UNRESPONSIVE, member, f"{why}\nnext start in {pause:g} s at the earliest")
+                # It counts as a replica until it is gone: what it holds, a GPU's memory above all, is not free before.
+                self._begin(self._end(member, "did not answer"))
+
     async def run(self) -> None:
         """Reconcile until cancelled."""
         while True:
@@ -170,11 +186,13 @@ class Reconciler:
     def _shrink(self, pool: PoolName, excess: int) -> None:
         """Starting ones go first, the newest before the others; then those with the least in flight."""
         starting = reversed(self._in(pool, WorkerPhase.STARTING))
-        ready = sorted(self._in(pool, WorkerPhase.READY), key=self._inflight)
+        ready = sorted(
+            self._in(pool, WorkerPhase.READY), key=lambda member: (not member.stopping, self._inflight(member))
+        )
         for member in (*starting, *ready)[:excess]:
-            if member.phase is WorkerPhase.READY:
+            if member.phase is WorkerPhase.READY and not member.stopping:
                 self._begin(self._drain(member))
-            elif member.spec is not None:
+            elif member.spec is not None and not member.stopping:
                 member.stopping = True
                 self._begin(self._end(member, "no longer wanted"))
             member.phase = WorkerPhase.DRAINING  # what has no process yet is ended as soon as it has
@@ -234,7 +252,10 @@ class Reconciler:
         self._tell(kind, member, detail)
 
     def _in(self, pool: PoolName, phase: WorkerPhase) -> list[_Member]:
-        return [member for member in self._members if member.pool == pool and member.phase is phase]
+        return [member for member in self._in_any(phase) if member.pool == pool]
+
+    def _in_any(self, phase: WorkerPhase) -> list[_Member]:
+        return [member for member in self._members if member.phase is phase]
 
     def _inflight(self, member: _Member) -> int:
         workers = self.plane.view(self.now()).pool(member.pool).workers

@@ -6,33 +6,43 @@ wrong and what would be right. ``HEADWAY_LISTEN__PORT=9000`` in the environment 
 
 from __future__ import annotations
 
+from controller.configuration.cluster import Cluster
+from controller.configuration.continuation import Continuation
 from controller.configuration.loading import json_schema, load, parse
 from controller.configuration.pools import Pool, Price, ProcessActuatorOptions, Replicas, Worker
+from controller.configuration.reaching import Discovery, Upstream
 from controller.configuration.sections import (
     Admin,
     Health,
     Limits,
     Listen,
-    PriorityRange,
+    Probe,
     Records,
     Retries,
     Scoring,
     StageChoice,
     Stages,
-    Tenant,
     Timeouts,
 )
+from controller.configuration.telemetry import AccessLog, Tracing
+from controller.configuration.tenants import Auth, PriorityRange, Tenant, TenantLimits
 from controller.configuration.tree import Configuration
 
 __all__ = [
+    "AccessLog",
     "Admin",
+    "Auth",
+    "Cluster",
     "Configuration",
+    "Continuation",
+    "Discovery",
     "Health",
     "Limits",
     "Listen",
     "Pool",
     "Price",
     "PriorityRange",
+    "Probe",
     "ProcessActuatorOptions",
     "Records",
     "Replicas",
@@ -41,7 +51,10 @@ __all__ = [
     "StageChoice",
     "Stages",
     "Tenant",
+    "TenantLimits",
     "Timeouts",
+    "Tracing",
+    "Upstream",
     "Worker",
     "json_schema",
     "load",

@@ -29,11 +29,12 @@ class Section(BaseModel):
     def _known_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Report unknown keys with the nearest right one, together with whatever else is wrong in the section."""
         open_ended = cls.model_config.get("extra") == "allow"
-        wrong = unknown_keys(data, cls.model_fields) if isinstance(data, Mapping) and not open_ended else []
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        wrong = unknown_keys(data, known) if isinstance(data, Mapping) and not open_ended else []
         if not wrong:
             return handler(data)
         try:
-            handler({key: value for key, value in data.items() if key in cls.model_fields})
+            handler({key: value for key, value in data.items() if key in known})
         except ValidationError as error:
             wrong.extend(located(error))
         raise LocatedErrors(wrong)

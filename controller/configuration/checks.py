@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from controller import stages
 from controller.configuration.mistakes import Located, located, unknown_keys
 from controller.configuration.source import Path, dotted
+from controller.configuration.tenants import MOST_CLASSES
 from controller.errors import StageError, suggestion
 from controller.protocols import Resources
 
@@ -31,6 +32,8 @@ def check(configuration: Configuration) -> list[Located]:
         _ports,
         _aliases,
         _tenants,
+        _keys,
+        _classes,
         _stages,
     )
     return [found for one in checks for found in one(configuration)]
@@ -40,6 +43,10 @@ def _pools(configuration: Configuration) -> Iterator[Located]:
     pools = configuration.pools
     yield from _twice((("pools", i, "name"), pool.name) for i, pool in enumerate(pools))
     yield from _twice((("pools", i, "tier"), pool.tier) for i, pool in enumerate(pools))
+    named = {pool.name for pool in pools} | {pool.model for pool in pools}
+    for i, pool in enumerate(pools):
+        for adapter in sorted(pool.adapters & named):
+            yield ("pools", i, "adapters"), f"{adapter!r} is a pool's or a model's name already; choose another"
 
 
 def _workers(configuration: Configuration) -> Iterator[Located]:
@@ -81,10 +88,13 @@ def _ports(configuration: Configuration) -> Iterator[Located]:
 def _aliases(configuration: Configuration) -> Iterator[Located]:
     names = [pool.name for pool in configuration.pools]
     models = {pool.model: pool.name for pool in configuration.pools}
+    adapters = {adapter: pool.name for pool in configuration.pools for adapter in pool.adapters}
     for alias, targets in (configuration.aliases or {}).items():
         at = ("aliases", alias)
         if alias in names:
             yield at, f"pool {alias!r} already has this name; choose another"
+        elif alias in adapters:
+            yield at, f"an adapter of pool {adapters[alias]!r} already has this name; choose another"
         elif alias in models:
             yield at, f"the model of pool {models[alias]!r} already has this name; choose another"
         if not targets:
@@ -101,6 +111,23 @@ def _tenants(configuration: Configuration) -> Iterator[Located]:
         if tenant.tier_ceiling is not None and tenant.tier_ceiling < lowest:
             message = f"below every pool's tier, so nothing could serve this tenant; the lowest is {lowest}"
             yield ("tenants", i, "tier_ceiling"), message
+
+
+def _keys(configuration: Configuration) -> Iterator[Located]:
+    ids: dict[Path, str] = {}
+    for i, tenant in enumerate(configuration.tenants):
+        ids.update({("tenants", i, "keys", j): key.id for j, key in enumerate(tenant.stored_keys())})
+    ids.update({("auth", "operator_keys", j): key.id for j, key in enumerate(configuration.auth.stored_keys())})
+    yield from _twice(ids.items())
+
+
+def _classes(configuration: Configuration) -> Iterator[Located]:
+    seen: set[str] = set()
+    for i, tenant in enumerate(configuration.tenants):
+        seen.add(tenant.class_)
+        if len(seen) > MOST_CLASSES:
+            yield ("tenants", i, "class"), f"one more than {MOST_CLASSES} classes; metrics have labels for no more"
+            return
 
 
 def _stages(configuration: Configuration) -> Iterator[Located]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controller.configuration.keys import with_keys
 from controller.configuration.mistakes import located
 from controller.configuration.source import Source, lay_over, read_yaml
+from controller.configuration.telemetry import trace_headers
 from controller.configuration.tree import Configuration
 from controller.errors import ConfigurationError, Problem
 from controller.store import home_in
@@ -31,7 +33,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise ConfigurationError([source.problem((), "the document must be a mapping, like `pools: […]`")])
     lay_over(source, environ, Configuration.model_fields)
     source.data = {**source.data, **_folders(source.data, environ)}
-    return _validate(source)
+    return _validate(source, environ)
 
 
 def parse(data: Mapping[str, Any], name: str = "configuration") -> Configuration:
@@ -47,11 +49,22 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _validate(source: Source) -> Configuration:
+def _validate(source: Source, environ: Mapping[str, str] | None = None) -> Configuration:
     try:
-        return Configuration.model_validate(source.data)
+        configuration = Configuration.model_validate(source.data)
     except ValidationError as error:
         raise ConfigurationError(source.problem(*mistake) for mistake in located(error)) from error
+    return _with_trace_headers(with_keys(configuration, source, environ or {}), source, environ or {})
+
+
+def _with_trace_headers(configuration: Configuration, source: Source, environ: Mapping[str, str]) -> Configuration:
+    if configuration.tracing is None:
+        return configuration
+    try:
+        tracing = trace_headers(configuration.tracing, environ)
+    except ValueError as error:
+        raise ConfigurationError([source.problem(("tracing",), str(error))]) from error
+    return configuration.model_copy(update={"tracing": tracing})
 
 
 def _folders(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -63,6 +76,9 @@ def _folders(data: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, A
     records = data.get("records")
     if isinstance(records, dict) and isinstance(records.get("dir"), str):
         found["records"] = {**records, "dir": _expanded(records["dir"], user)}
+    log = data.get("access_log")
+    if isinstance(log, dict) and isinstance(log.get("path"), str):
+        found["access_log"] = {**log, "path": _expanded(log["path"], user)}
     return found
 
 

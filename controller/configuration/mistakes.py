@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from controller.configuration.source import Path
 from controller.errors import suggestion
 
-_SECRET = frozenset({"token"})
+_SECRET = frozenset({"api_key", "cache_secret", "keys", "operator_keys", "token"})
 """Keys whose values are not repeated: what a mistake says ends in logs."""
 
 Located = tuple[Path, str]
@@ -51,7 +51,7 @@ def _sentence(details: ErrorDetails, cause: object) -> str:
     said = str(cause) if cause is not None else details["msg"]
     said = said[:1].lower() + said[1:]
     given = details["input"]
-    secret = bool(details["loc"]) and details["loc"][-1] in _SECRET
+    secret = not _SECRET.isdisjoint(details["loc"])
     if secret or isinstance(given, Mapping | list | tuple | set | frozenset):
         return said
     shown = repr(given)

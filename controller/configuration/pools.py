@@ -9,7 +9,20 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from controller.configuration.base import Count, ModelName, Name, NotNegative, Positive, Section, Share
-from controller.types import PoolSpec, WorkerSpec
+from controller.configuration.reaching import Discovery, Upstream
+from controller.types import PoolSpec, Task, WorkerSpec
+
+
+def base_url(url: str) -> str:
+    """A worker's URL without a slash at its end. Raises ValueError for one that cannot be one."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("not a base URL; write it like http://10.0.0.5:8000")
+    if not (parts.port is None or 0 < parts.port < 65536):
+        raise ValueError("not a port; it must lie between 1 and 65535")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("leave /v1 out: the gateway appends it")
+    return url.rstrip("/")
 
 
 class Worker(Section):
@@ -23,18 +36,13 @@ class Worker(Section):
     """Requests the gateway keeps running there at most; the rest wait in the gateway's queue."""
     priority_scheduling: bool = False
     """The server runs ``--scheduling-policy priority``, so the queue's order is passed down to it."""
+    upstream: Upstream | None = None
+    """Key and TLS settings of its own, in place of all of the pool's."""
 
     @field_validator("url")
     @classmethod
     def _base_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("not a base URL; write it like http://10.0.0.5:8000")
-        if not (parts.port is None or 0 < parts.port < 65536):
-            raise ValueError("not a port; it must lie between 1 and 65535")
-        if parts.path.rstrip("/").endswith("/v1"):
-            raise ValueError("leave /v1 out: the gateway appends it")
-        return url.rstrip("/")
+        return base_url(url)
 
 
 class Price(Section):
@@ -128,7 +136,9 @@ class Pool(Section):
     modalities: frozenset[Name] = frozenset()
     """Input besides text, for example ``image`` or ``audio``."""
     adapters: frozenset[str] = frozenset()
-    """LoRA adapters that its workers have loaded."""
+    """LoRA adapters that its workers have loaded; clients may ask for each by its name."""
+    tasks: frozenset[Task] = Field(frozenset({Task.GENERATE}), min_length=1)
+    """What its model is asked to do; requests for anything else never go there."""
     prior_quality: Share = 0.5
     """Expected quality of its answers, 0 to 1, where no predictor says better."""
     quality_model: str | None = None
@@ -139,6 +149,10 @@ class Pool(Section):
     """Engine profile (``models/profile/NAME``) that describes a worker's timing."""
     workers: tuple[Worker, ...] = ()
     """Servers that are already running."""
+    discovery: Discovery | None = None
+    """Where further workers come from: ``kind: dns``, or ``kind: admin`` where the admin API brings them."""
+    upstream: Upstream = Upstream()
+    """The key and the TLS settings with which its workers are spoken to."""
     replicas: Replicas = Replicas()
     """Bounds for the actuator, which is needed if they are given."""
     actuator: ProcessActuatorOptions | None = None
@@ -146,8 +160,8 @@ class Pool(Section):
 
     @model_validator(mode="after")
     def _served(self) -> Self:
-        if not self.workers and self.actuator is None:
-            raise ValueError("nothing serves this pool; list its workers, or give it an actuator")
+        if not self.workers and self.actuator is None and self.discovery is None:
+            raise ValueError("nothing serves this pool; list its workers, or give it discovery or an actuator")
         if "replicas" in self.model_fields_set and self.actuator is None:
             raise ValueError("replicas need an actuator that starts them; add one, or leave replicas out")
         if self.actuator is not None and self.replicas.max < len(self.workers):
@@ -165,6 +179,7 @@ class Pool(Section):
             structured_output=self.structured_output,
             modalities=frozenset(self.modalities),
             adapters=self.adapters,
+            tasks=self.tasks,
             prior_quality=self.prior_quality,
             input_usd_per_mtok=self.price.input_usd_per_mtok,
             output_usd_per_mtok=self.price.output_usd_per_mtok,
@@ -181,3 +196,7 @@ class Pool(Section):
             WorkerSpec(self.worker_name(i), self.name, worker.url, worker.max_inflight, worker.priority_scheduling)
             for i, worker in enumerate(self.workers)
         )
+
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """How each listed worker is reached, by its name."""
+        return {self.worker_name(i): worker.upstream or self.upstream for i, worker in enumerate(self.workers)}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from controller.configuration.base import ArtifactRef, Count, Name, NotNegative, Positive, Section
+from controller.configuration.base import ArtifactRef, Count, NotNegative, Positive, Section, Share
+from controller.configuration.tenants import TenantLimits
 
 
 class Listen(Section):
@@ -21,6 +22,20 @@ class Listen(Section):
     """Address to bind; ``0.0.0.0`` for every interface."""
     port: int = Field(8080, ge=0, le=65535)
     """TCP port; 0 takes a free one."""
+    client_head_s: Positive = 10.0
+    """A client has so many seconds for the head of a request; a new connection that says nothing has no more."""
+    client_body_s: Positive = 30.0
+    """For the body, and a second more for each 16 KiB that have arrived."""
+    client_idle_s: Positive = 5.0
+    """Between an answer and the next request on the same connection."""
+    client_stall_s: Positive = 300.0
+    """A client that takes nothing at all of its answer for so long is given up."""
+    reuse_port: bool = False
+    """Let another gateway process listen on the same port (``SO_REUSEPORT``), so that a new one can take over from an
+    old one that drains."""
+    drain_delay_s: NotNegative = 0.0
+    """After SIGTERM the gateway goes on accepting for so long while ``/ready`` already answers 503, so that load
+    balancers take it out before it closes its port."""
 
 
 class Admin(Section):
@@ -29,38 +44,6 @@ class Admin(Section):
     token: str | None = Field(None, min_length=8)
     """Requests to them need ``Authorization: Bearer TOKEN``; null leaves them open. Best set by
     ``HEADWAY_ADMIN__TOKEN``."""
-
-
-class PriorityRange(Section):
-    """A client's own ``priority`` is clamped to this range; lower is earlier."""
-
-    min: int = 0
-    """The most urgent allowed."""
-    max: int = 0
-    """The least urgent allowed."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"needs min <= max, not {self.min} and {self.max}")
-        return self
-
-    def clamp(self, priority: int) -> int:
-        """The nearest priority inside the range."""
-        return min(max(priority, self.min), self.max)
-
-
-class Tenant(Section):
-    """Who is billed, and what they may use. Requests of tenants that are not listed are held to the defaults here."""
-
-    name: Name
-    """As the request names it."""
-    weight: Positive = 1.0
-    """Share of the fleet under contention, relative to the other tenants."""
-    priority: PriorityRange = PriorityRange()
-    """Range of the client's own priorities; by default clients cannot change theirs."""
-    tier_ceiling: int | None = Field(None, ge=0)
-    """The highest tier that may serve this tenant."""
 
 
 class StageChoice(Section):
@@ -111,6 +94,9 @@ class Scoring(Section):
 
     budget_ms: Positive = 5.0
     """Milliseconds that a request may wait for its scores before the stages fall back."""
+    when: Literal["useful", "always"] = "useful"
+    """``useful`` scores a request where that can change its tier or its place in a queue; ``always`` also where it
+    could be sent at once, so that its record and the worker's own scheduler have the scores."""
     length: ArtifactRef | None = "length/fast"
     """Output-length ranker; null turns it off."""
     quality: ArtifactRef | None = "quality/llmrouter"
@@ -122,14 +108,20 @@ class Limits(Section):
 
     max_body_bytes: Count = 32 * 1024 * 1024
     """A larger request is refused with 413."""
+    max_json_depth: Annotated[int, Field(ge=8, le=500)] = 100
+    """A body with more brackets inside each other is refused with 400."""
     max_queue: Count = 1024
     """Requests waiting; one more is refused with 429."""
+    max_queue_bytes: Count = 1024 * 1024 * 1024
+    """Bytes of the bodies of those that wait; a request that would exceed them is refused with 429."""
     max_queue_seconds: Positive = 60.0
     """A request that waited so long is answered with 503."""
     deadline_seconds: Positive | None = None
     """Deadline of requests that bring none; null for none."""
     drop_late: bool = True
     """Answer with 504 a request that is still waiting when its deadline passes."""
+    tenant: TenantLimits = TenantLimits()
+    """Limits of each tenant, where ``tenants`` does not say otherwise."""
 
 
 class Records(Section):
@@ -158,6 +150,11 @@ class Retries(Section):
 
     attempts: Count = 3
     """Times a request is sent in all, each time to another worker where there is one."""
+    budget: Share | None = 0.2
+    """Further attempts that all requests together may take, as a share of their number: a failing fleet is not asked
+    over and over. null sets no bound."""
+    budget_free_per_s: NotNegative = 10.0
+    """So many attempts a second are not counted. The unused ones of the last half minute, about, are saved."""
     backoff_s: NotNegative = 0.05
     """A worker that failed is given nothing for so long; doubles with each failure in a row."""
     breaker_errors: Count = 3
@@ -176,9 +173,21 @@ class Timeouts(Section):
     connect_s: Positive = 2.0
     """For the connection."""
     first_byte_s: Positive = 600.0
-    """From the request to the response's head."""
+    """From the request to the response's head, and from there to the first byte of its body."""
     idle_s: Positive = 120.0
     """Between two chunks of a stream."""
+    total_s: Positive | None = None
+    """For the whole answer, from sending the request; one that takes longer is broken off (a stream with an error as
+    its last event) and not tried again. null for none."""
+
+
+class Probe(Section):
+    """A completion of one token, asked for to see that the engine still answers."""
+
+    every_s: Positive = 30.0
+    """Between two of them on one worker."""
+    timeout_s: Positive = 30.0
+    """A probe that takes longer has failed. It waits behind the worker's other requests, so allow for those."""
 
 
 class Health(Section):
@@ -192,3 +201,9 @@ class Health(Section):
     """Looks in a row that must fail before a worker is taken out; one good look brings it back."""
     report_interval_s: Positive = 0.5
     """Between two readings of ``/metrics``."""
+    probe: Probe | None = None
+    """Ask each worker for a token from time to time; null does not. ``/health`` answers while an engine hangs: without
+    a probe, only requests that time out show that."""
+    restart_after: Count | None = 30
+    """A worker that the gateway has started itself is ended and started anew after so many failed looks in a row;
+    null leaves it."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from controller.configuration.base import ModelName, Section
 from controller.configuration.checks import check
+from controller.configuration.cluster import Cluster
+from controller.configuration.continuation import Continuation
 from controller.configuration.mistakes import LocatedErrors
 from controller.configuration.pools import Pool, ProcessActuatorOptions
 from controller.configuration.sections import (
@@ -21,9 +23,10 @@ from controller.configuration.sections import (
     Retries,
     Scoring,
     Stages,
-    Tenant,
     Timeouts,
 )
+from controller.configuration.telemetry import AccessLog, Tracing
+from controller.configuration.tenants import Auth, Tenant
 from controller.settings import ControlSettings, ReplicaRange, TenantSpec
 from controller.types import PoolName, PoolSpec, Scale, WorkerSpec
 
@@ -41,6 +44,8 @@ class Configuration(Section):
     """Model names that stand for several pools; if not given, ``auto`` stands for all of them."""
     tenants: tuple[Tenant, ...] = ()
     """Tenants with settings of their own."""
+    auth: Auth = Auth()
+    """How callers prove who they are."""
     stages: Stages = Stages()
     """Implementations of the decision stages."""
     scoring: Scoring = Scoring()
@@ -49,12 +54,22 @@ class Configuration(Section):
     """Bounds of body and queue."""
     retries: Retries = Retries()
     """After a worker's failure."""
+    cluster: Cluster = Cluster()
+    """Several gateways as one."""
+    continuation: Continuation = Continuation()
+    """Streams whose worker fails in the middle."""
     timeouts: Timeouts = Timeouts()
     """Waiting for workers."""
     health: Health = Health()
     """Watching workers."""
     records: Records = Records()
     """The decision log."""
+    access_log: AccessLog = AccessLog()
+    """A line for each request."""
+    tracing: Tracing | None = None
+    """OpenTelemetry traces; null makes none."""
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    """Least severity of what is logged; ``--log-level`` overrides it."""
     home: Path | None = None
     """Writable store of artifacts, their pointers and logs; a file that gives none gets ``HEADWAY_HOME``, or
     ``~/.local/share/headway``."""
@@ -91,22 +106,36 @@ class Configuration(Section):
         listed = {tenant.name: tenant for tenant in self.tenants}
         return listed.get(name) or Tenant.model_construct(name=name)
 
+    def tenant_specs(self) -> Mapping[str, TenantSpec]:
+        """What the control plane is told of the tenants that are listed."""
+        default = self.limits.tenant
+        return {
+            tenant.name: TenantSpec(tenant.weight, tenant.tier_ceiling, tenant.limits.over(default).quota())
+            for tenant in self.tenants
+        }
+
     def control_settings(self, service_rates: Mapping[PoolName, float] | None = None) -> ControlSettings:
         """What the control plane itself goes by; ``service_rates`` in token-work per second, where profiles say."""
         limits, retries = self.limits, self.retries
         return ControlSettings(
             max_queue=limits.max_queue,
+            max_queue_bytes=limits.max_queue_bytes,
             max_queue_s=limits.max_queue_seconds,
             drop_late=limits.drop_late,
             scoring_budget_s=self.scoring.budget_ms / 1000.0,
+            score_always=self.scoring.when == "always",
             max_attempts=retries.attempts,
+            max_continuations=self.continuation.attempts,
+            retry_share=retries.budget,
+            retry_free_per_s=retries.budget_free_per_s,
             retry_backoff_s=retries.backoff_s,
             breaker_errors=retries.breaker_errors,
             breaker_s=retries.breaker_s,
             breaker_max_s=retries.breaker_max_s,
             no_worker_s=retries.no_worker_s,
             service_rates=dict(service_rates or {}),
-            tenants={tenant.name: TenantSpec(tenant.weight, tenant.tier_ceiling) for tenant in self.tenants},
+            tenants=self.tenant_specs(),
+            quota=limits.tenant.quota(),
         )
 
     def process_actuators(self) -> Mapping[PoolName, ProcessActuatorOptions]:

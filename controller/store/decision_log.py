@@ -65,6 +65,7 @@ SCHEMA = pa.schema(
         ("result", pa.string()),
         ("code", pa.string()),
         ("usage", _USAGE),
+        ("continued", pa.int64()),
         ("prompt", pa.string()),
     ]
 )
