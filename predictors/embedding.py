@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from predictors.compiled import AVAILABLE, compiled
+from predictors.pieces import Pieces
+
 DIMENSIONS: Final = 256
 EMBEDDING: Final = "wordllama-l2-supercat-256/excerpt-500-500"
 """Names the embedding in a feature schema: the weights, and how the text is cut."""
@@ -35,9 +38,9 @@ def excerpt(text: str) -> str:
 
 
 class Embedder:
-    """Embeds texts. Immutable after construction, so safe to share between threads.
+    """Embeds texts. Safe to share between threads: all that changes after construction is which words it remembers.
 
-    Construction reads 16 MB and takes about 0.1 s. A row does not depend on the other rows of its call, bit for bit.
+    Construction reads 16 MB and takes about 0.3 s. A row does not depend on the other rows of its call, bit for bit.
     """
 
     def __init__(self) -> None:
@@ -46,16 +49,43 @@ class Embedder:
         self._tokenizer = Tokenizer.from_file(str(home / _TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._pieces = Pieces(self._tokenizer)
+        self.embed(["compiles the kernel"])
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Rows (n, 256) of unit length, of the :func:`excerpt` of each text; zeros for a text without a token."""
         rows = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
-            ids = self._tokenizer.encode(_encodable(excerpt(text)), add_special_tokens=False).ids
+            ids = self._ids(_encodable(excerpt(text)))
             if ids:
-                mean = self._table[ids].mean(axis=0)
-                row[:] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+                mean = self._mean(ids)
+                np.divide(mean, max(float(np.sqrt(mean.dot(mean))), 1e-12), out=row)
         return rows
+
+    def _ids(self, text: str) -> list[int]:
+        ids = self._pieces.ids(text)
+        if ids is None:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _mean(self, ids: list[int]) -> NDArray[np.float32]:
+        if not AVAILABLE:
+            mean: NDArray[np.float32] = self._table[ids].mean(axis=0)
+            return mean
+        return _mean_of_rows(self._table, np.array(ids))
+
+
+@compiled
+def _mean_of_rows(table: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``table[rows].mean(axis=0)``, bit for bit: summed row after row."""
+    mean = np.zeros(table.shape[1], dtype=np.float32)
+    for row in rows:
+        for column in range(table.shape[1]):
+            mean[column] += table[row, column]
+    count = np.float32(len(rows))
+    for column in range(table.shape[1]):
+        mean[column] /= count
+    return mean
 
 
 def _encodable(text: str) -> str:

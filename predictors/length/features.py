@@ -49,7 +49,8 @@ def _leading_positions() -> Mapping[str, tuple[int, ...]]:
     )
 
 
-def _class_of(code: int) -> int:
+def class_of(code: int) -> int:
+    """The class, among eight, of an ASCII character."""
     character = chr(code)
     tests = {
         "digit": character.isdigit(),
@@ -63,9 +64,14 @@ def _class_of(code: int) -> int:
     return _CLASSES.index(next((name for name, belongs in tests.items() if belongs), "punctuation"))
 
 
+def script_of(code: int) -> int:
+    """The script, among five, of a character beyond ASCII."""
+    return _SCRIPT_OF[int(np.searchsorted(_SCRIPT_STARTS, code, side="right")) - 1]
+
+
 _GROUPS_OF: Final = _positions()
 _LEADING_OF: Final = _leading_positions()
-_CLASS_OF: Final = np.array([_class_of(code) for code in range(128)], dtype=np.intp)
+_CLASS_OF: Final = np.array([class_of(code) for code in range(128)], dtype=np.intp)
 
 FEATURES: Final[tuple[str, ...]] = (
     "log_chars",

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from predictors.artifact import Artifact, ArtifactSchema, load
 from predictors.embedding import DIMENSIONS, EMBEDDING
 from predictors.length.features import FEATURES, Readings, read
+from predictors.length.single import Single
 from predictors.length.trend import Places, Trend
 from predictors.types import Prompt
 
@@ -31,6 +32,8 @@ TABLES_FILE: Final = "tables.json"
 ARRAYS_FILE: Final = "arrays.npz"
 _KNOTS: Final = ("score", "rank", "log_tokens")
 _FAR: Final = 1000.0
+_FEW: Final = 64
+"""So many prompts are scored one by one, which is faster for each than all together."""
 _LIMITS: Final = ("least_likeness", "most_strangeness")
 _ARRAYS: Final = ("bias", "mean", "scale", "lexical", "landmarks", "likeness")
 
@@ -60,6 +63,14 @@ class Calibration:
     rank: Matrix
     log_tokens: Matrix
 
+    def rank_of(self, score: float) -> float:
+        """:meth:`ranks` of one score."""
+        return _between(score, self.score, self.rank)
+
+    def tokens_at(self, rank: float) -> float:
+        """:meth:`tokens` at one rank."""
+        return float(np.exp(_between(rank, self.rank, self.log_tokens)))
+
     @classmethod
     def through(cls, score: Matrix, rank: Matrix, log_tokens: Matrix) -> Calibration:
         """Through these knots (at least two), and on beyond them."""
@@ -84,6 +95,18 @@ def _continued(values: Matrix, score: Matrix) -> Matrix:
     before = values[0] - far * (values[1] - values[0]) / (score[1] - score[0])
     after = values[-1] + far * (values[-1] - values[-2]) / (score[-1] - score[-2])
     return np.concatenate([[before], values, [after]])
+
+
+def _between(x: float, knots: Matrix, values: Matrix) -> float:
+    """``np.interp`` of one number, in its own arithmetic."""
+    at = int(knots.searchsorted(x, "right")) - 1
+    if at < 0:
+        return float(values[0])
+    if at >= len(knots) - 1:
+        return float(values[-1])
+    left, right = float(knots[at]), float(knots[at + 1])
+    low, high = float(values[at]), float(values[at + 1])
+    return low if x == left else (high - low) / (right - left) * (x - left) + low
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +142,7 @@ class FastLength:
         columns = 2 + len(FEATURES)
         if self._ranker.num_feature() != columns:
             raise ArtifactSchema(f"{RANKER_FILE} has {self._ranker.num_feature()} columns, not {columns}")
+        self._single = Single(trend, ranker)
 
     @classmethod
     def load(cls, path: Path) -> FastLength:
@@ -179,6 +203,13 @@ class FastLength:
             raise ValueError(f"{len(prompts)} prompts need embeddings ({len(prompts)}, 256), not {embeddings.shape}")
         if not prompts:
             return LengthScores(np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_))
+        if not self._single.usable or len(prompts) > _FEW:
+            return self._together(prompts, embeddings)
+        rows = [self._alone(prompt, embedding) for prompt, embedding in zip(prompts, embeddings, strict=True)]
+        ranks, tokens, known = zip(*rows, strict=True)
+        return LengthScores(np.array(ranks), np.array(tokens), np.array(known))
+
+    def _together(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> LengthScores:
         readings = read(prompts)
         places = self.trend.place(readings, embeddings)
         ranks = self.calibration.ranks(self._scores(readings, places))
@@ -189,6 +220,20 @@ class FastLength:
             tokens[over] = limits[over]
             ranks[over] = self.calibration.ranks_of_tokens(limits[over])
         return LengthScores(ranks, tokens, self.guard.accepts(places))
+
+    def _alone(self, prompt: Prompt, embedding: NDArray[np.float32]) -> tuple[float, float, bool]:
+        """Rank, tokens, and whether it is in distribution: the same for one prompt, faster."""
+        found = self._single.score(prompt, embedding)
+        if found is None:
+            whole = self._together([prompt], embedding[None])
+            return whole.rank[0], whole.tokens[0], whole.in_distribution[0]
+        rank = self.calibration.rank_of(found.score)
+        tokens = self.calibration.tokens_at(rank)
+        if prompt.max_tokens and tokens > prompt.max_tokens:
+            tokens = float(prompt.max_tokens)
+            rank = float(self.calibration.ranks_of_tokens(np.array([tokens]))[0])
+        known = found.likeness >= self.guard.least_likeness and found.strangeness <= self.guard.most_strangeness
+        return rank, tokens, known
 
     def _scores(self, readings: Readings, places: Places) -> Matrix:
         columns = np.empty((len(readings.words), 2 + len(FEATURES)))

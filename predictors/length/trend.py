@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.compiled import compiled
 from predictors.length.features import Readings
 
 Matrix = NDArray[np.float64]
@@ -91,6 +92,44 @@ class Trend:
                 square += value * value
         norm = math.sqrt(square) or 1.0
         return place / norm, level / norm
+
+
+@compiled
+def trend_of_one(
+    lexical: NDArray[np.float32],
+    words: Matrix,
+    cosines: NDArray[np.float32],
+    square: float,
+    bias: Matrix,
+    mean: Matrix,
+    scale: Matrix,
+    lexical_weights: Matrix,
+    likeness_weights: Matrix,
+    gamma: float,
+    row: Matrix,
+) -> tuple[float, float]:
+    """:meth:`Trend.predict` of one prompt, to 1e-12, with its lexical features behind: ``row`` (2 + F,).
+
+    Gives its likeness and its strangeness (:class:`Places`).
+    """
+    features = lexical.shape[0]
+    squares, place, level = 0.0, 0.0, 0.0
+    for feature in range(features):
+        row[2 + feature] = lexical[feature]
+        if scale[feature] > 0.0:
+            z = min(max((lexical[feature] - mean[feature]) / scale[feature], -Z_LIMIT), Z_LIMIT)
+            squares += z * z
+            place += z * lexical_weights[0, feature]
+            level += z * lexical_weights[1, feature]
+    likeness, near_place, near_level = cosines[0], 0.0, 0.0
+    for landmark in range(cosines.shape[0]):
+        likeness = max(likeness, cosines[landmark])
+        near = math.exp(-gamma * (square + 1.0 - 2.0 * np.float64(cosines[landmark])))
+        near_place += near * likeness_weights[0, landmark]
+        near_level += near * likeness_weights[1, landmark]
+    row[0] = bias[0] + words[0] + place + near_place
+    row[1] = bias[1] + words[1] + level + near_level
+    return np.float64(likeness), math.sqrt(squares / features)
 
 
 def standardise(lexical: NDArray[np.float32], mean: Matrix, scale: Matrix) -> Matrix:

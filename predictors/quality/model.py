@@ -17,11 +17,14 @@ from predictors import artifact
 from predictors.artifact import ArtifactSchema, Manifest
 from predictors.embedding import DIMENSIONS, EMBEDDING
 from predictors.quality.neighbours import ANCHORS, POINT_GRID, KnnSettings, Metric, estimate, nearest
+from predictors.quality.scan import Scan
 
 KIND: Final = "quality"
 FEATURES: Final = (EMBEDDING,)
 _MODEL: Final = "model.json"
 _BANK: Final = "bank.npz"
+_FEW: Final = 64
+"""So many prompts are judged one by one, which is faster for each than all together."""
 
 Array = NDArray[np.float32]
 
@@ -92,6 +95,8 @@ class KnnQuality:
     def __init__(self, bank: Bank, manifest: Manifest | None = None) -> None:
         self.bank = bank
         self.manifest = manifest
+        self._guard = max(bank.guard, bank.known)
+        self._scan = Scan(bank.metric, bank.points, bank.quality, bank.prior, bank.settings)
 
     @classmethod
     def load(cls, path: Path) -> KnnQuality:
@@ -113,15 +118,32 @@ class KnnQuality:
         queries = np.asarray(embeddings, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != DIMENSIONS or not np.isfinite(queries).all():
             raise ValueError(f"embeddings must be finite and (n, {DIMENSIONS}), got {queries.shape}")
+        if not self._scan.usable or not 0 < len(queries) <= _FEW:
+            return self._together(queries)
+        rows = [self._alone(query) for query in queries]
+        quality, known, familiarity = zip(*rows, strict=True)
+        return QualityScores(np.array(quality, dtype=np.float32), np.array(known), np.array(familiarity))
+
+    def _together(self, queries: Array) -> QualityScores:
         bank = self.bank
         found = nearest(bank.metric(queries), bank.points, max(bank.settings.k, ANCHORS))
         familiarity = found.familiarity
         known = familiarity >= bank.known
         return QualityScores(
-            quality=estimate(found, bank.quality, bank.prior, bank.settings, max(bank.guard, bank.known)),
+            quality=estimate(found, bank.quality, bank.prior, bank.settings, self._guard),
             in_distribution=known,
             familiarity=familiarity,
         )
+
+    def _alone(self, query: Array) -> tuple[ArrayLike, np.bool_, np.float32]:
+        """Quality (M,), whether it is in distribution, and familiarity: the same for one prompt, faster."""
+        found = self._scan.judge(query) if query.any() else None
+        if found is None:
+            whole = self._together(query[None])
+            return whole.quality[0], whole.in_distribution[0], whole.familiarity[0]
+        learned, familiarity = found
+        quality = learned if familiarity >= self._guard else self.bank.prior
+        return quality, familiarity >= self.bank.known, familiarity
 
     def usd(self, prompt_tokens: ArrayLike, output_tokens: ArrayLike | None = None) -> NDArray[np.float64]:
         """Expected cost (n, n_models) in USD at list prices of prompts of ``prompt_tokens`` (n,).

@@ -66,7 +66,7 @@ class Metric:
 
     def __call__(self, embeddings: Array) -> Array:
         """Points (n, d) to compare by their dot product; an embedding of zeros, a text without a token, stays zeros."""
-        rotated = (_rounded(embeddings, _EMBEDDING_GRID) - self.centre) @ self.axes
+        rotated = (embedding_steps(embeddings) - self.centre) @ self.axes
         length = np.sqrt((rotated * rotated).sum(axis=1, keepdims=True))
         points = _rounded(rotated / np.maximum(length, 1e-12), POINT_GRID).astype(np.float32)
         points[~embeddings.any(axis=1)] = 0.0
@@ -76,6 +76,11 @@ class Metric:
 def metric(centre: NDArray[np.floating], axes: NDArray[np.floating]) -> Metric:
     """A metric from unrounded parts."""
     return Metric(_rounded(centre, _EMBEDDING_GRID), _rounded(axes, _AXES_GRID))
+
+
+def embedding_steps(embeddings: Array) -> Wide:
+    """Embeddings (…, d) rounded to their grid."""
+    return _rounded(embeddings, _EMBEDDING_GRID)
 
 
 def plain_metric(dimensions: int) -> Metric:
