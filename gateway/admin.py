@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,12 @@ from controller.pipeline import ControlPlane
 from controller.records import row
 from controller.types import DecisionRecord, Result
 from controller.view import FleetView, PoolView, WorkerView
+from gateway.admin_workers import Draining, Workers, add_routes, draining_of
+from gateway.authorization import bearer, same, unauthorized
 from gateway.driver import Clock
 from gateway.errors import ApiError
 from gateway.metrics import Standing
+from gateway.roster import Roster
 
 __all__ = ["Fleet", "Operator", "Queue", "Summary", "router"]
 
@@ -27,10 +29,11 @@ _EVENTS = 50
 
 
 class Worker(BaseModel):
-    """One worker. ``error`` is what the last look at it found wrong."""
+    """One worker. ``source`` is where it comes from, ``error`` what the last look at it found wrong."""
 
     name: str
     url: str | None
+    source: str | None
     phase: str
     inflight: int
     limit: int
@@ -38,11 +41,13 @@ class Worker(BaseModel):
     waiting: int | None
     kv_usage: float | None
     dispatched: int
+    draining: Draining | None
     error: str | None
 
 
 class Pool(BaseModel):
-    """One pool. Waits are seconds; ``expected_wait_s`` is null where no worker is ready."""
+    """One pool. Waits are seconds; ``expected_wait_s`` is null where no worker is ready. ``discovery_error`` is why the
+    last look-up of its workers failed."""
 
     name: str
     model: str
@@ -54,12 +59,15 @@ class Pool(BaseModel):
     queued: int
     expected_wait_s: float | None
     kv_usage: float
+    discovery_error: str | None
     workers: list[Worker]
 
 
 class Fleet(BaseModel):
-    """The fleet at this moment. ``open`` counts requests whose pool is not chosen yet; arrivals are a second."""
+    """The fleet at this moment. ``draining`` is the gateway itself, on its way out; ``open`` counts requests whose
+    pool is not chosen yet; arrivals are a second."""
 
+    draining: bool
     pools: list[Pool]
     open: int
     queued: int
@@ -143,12 +151,19 @@ class Operator:
     version: str
     standings: Collection[Standing]
     url_of: Callable[[str], str | None]
+    roster: Roster
+    lost: Callable[[], Mapping[str, str]]
+    """Why look-ups of pools' workers failed."""
     errors: Callable[[], Mapping[str, str]]
     records_dropped: Callable[[], int]
     outcomes: Counter[str] = field(default_factory=Counter)
     mix: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     events: list[ReplicaEvent] = field(default_factory=list)
+    draining: bool = False
+    """Whether the gateway is on its way out."""
+    others: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]] | None = None
+    """Adds what other processes have to a fleet."""
     started_at: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -170,9 +185,10 @@ class Operator:
     def fleet(self) -> Fleet:
         """The fleet as it stands."""
         view: FleetView = self.plane.view(self.now())
-        errors = self.errors()
+        errors, lost = self.errors(), self.lost()
         return Fleet(
-            pools=[self._pool(pool, errors) for pool in view.pools],
+            draining=self.draining,
+            pools=[self._pool(pool, errors, lost.get(pool.name)) for pool in view.pools],
             open=view.open,
             queued=view.queued,
             arrivals_fast=view.arrivals_fast,
@@ -231,7 +247,7 @@ class Operator:
             records_dropped=self.records_dropped(),
         )
 
-    def _pool(self, pool: PoolView, errors: Mapping[str, str]) -> Pool:
+    def _pool(self, pool: PoolView, errors: Mapping[str, str], lost: str | None) -> Pool:
         wait = pool.expected_wait_s
         return Pool(
             name=pool.name,
@@ -244,6 +260,7 @@ class Operator:
             queued=pool.queued,
             expected_wait_s=wait if wait < float("inf") else None,
             kv_usage=pool.kv_usage,
+            discovery_error=lost,
             workers=[self._worker(worker, errors) for worker in pool.workers],
         )
 
@@ -252,6 +269,7 @@ class Operator:
         return Worker(
             name=worker.name,
             url=self.url_of(worker.name),
+            source=self.roster.source(worker.name),
             phase=worker.phase,
             inflight=worker.inflight,
             limit=worker.limit,
@@ -259,6 +277,7 @@ class Operator:
             waiting=None if report is None else report.waiting,
             kv_usage=None if report is None else report.kv_usage,
             dispatched=worker.dispatched,
+            draining=draining_of(self.roster.draining(worker.name), self.now()),
             error=errors.get(worker.name),
         )
 
@@ -285,21 +304,24 @@ class Operator:
         ]
 
 
-def router(operator: Operator, token: str | None) -> APIRouter:
+def router(
+    operator: Operator, token: str | None, workers: Workers, reload: Callable[[], Awaitable[Iterable[str]]]
+) -> APIRouter:
     """``/admin/*``. With a ``token``, requests need ``Authorization: Bearer TOKEN``."""
 
     def allowed(authorization: str = Header("", description="Bearer and the admin token, where one is set")) -> None:
-        given = authorization.encode("utf-8", "replace")
-        if token is not None and not secrets.compare_digest(given, f"Bearer {token}".encode()):
-            raise ApiError(401, "invalid_admin_token", "this needs the header Authorization: Bearer ADMIN_TOKEN")
+        if token is not None and not same(bearer(authorization), token):
+            message = "this needs the header Authorization: Bearer ADMIN_TOKEN"
+            raise unauthorized(message, code="invalid_admin_token")
 
     admin = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(allowed)])
     count = Query(50, ge=1, le=1000, description="At most so many")
 
     @admin.get("/fleet")
     async def fleet() -> Fleet:
-        """Pools and workers as they stand."""
-        return operator.fleet()
+        """Pools and workers as they stand; what several processes have there is added up."""
+        own = operator.fleet()
+        return own if operator.others is None else Fleet.model_validate(await operator.others(own.model_dump()))
 
     @admin.get("/queue")
     async def queue(limit: int = count) -> Queue:
@@ -321,4 +343,5 @@ def router(operator: Operator, token: str | None) -> APIRouter:
         """Totals, the learned stages, artifacts and replicas."""
         return operator.summary()
 
+    add_routes(admin, workers, reload)
     return admin

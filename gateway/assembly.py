@@ -126,5 +126,5 @@ def _service_rates(configuration: Configuration, store: Artifacts) -> Iterator[t
             _log.warning("pool %s: its profile cannot be used, its speed is measured instead: %s", pool.name, error)
             continue
         workers = [worker.max_inflight for worker in pool.workers]
-        workers += [pool.actuator.max_inflight] if pool.actuator is not None else []
+        workers += [source.max_inflight for source in (pool.actuator, pool.discovery) if source is not None]
         yield pool.name, busy_rate(profile, max(workers))

@@ -14,6 +14,7 @@ from controller.pipeline import ControlPlane
 from controller.types import (
     DecisionRecord,
     Dispatch,
+    Move,
     Rejected,
     Requeued,
     Scale,
@@ -68,13 +69,18 @@ class Observer(Protocol):
 class Turn:
     """One request in the controller's hands. Exactly one of ``finish``, ``abort`` and a final ``fail`` ends it."""
 
-    __slots__ = ("_driver", "_future", "dispatch", "over", "ticket")
+    __slots__ = ("_break_off", "_driver", "_future", "dispatch", "move", "over", "scored_at", "ticket")
 
     def __init__(self, driver: Driver, ticket: Ticket) -> None:
         self._driver = driver
         self.ticket = ticket
         self.dispatch: Dispatch | None = None
         self.over = False
+        self.scored_at: float | None = None
+        """When its scores came, or did not come."""
+        self.move: Move | None = None
+        """Where the request is to go on, while it is being broken off for that."""
+        self._break_off: Callable[[], bool] | None = None
         self._future: asyncio.Future[Dispatch] = asyncio.get_running_loop().create_future()
 
     async def dispatched(self) -> Dispatch:
@@ -97,9 +103,26 @@ class Turn:
         driver.plane.on_finish(self.ticket.id, usage, driver.now())
         driver.ended(self)
 
-    def fail(self, code: str, *, retryable: bool) -> ApiError | None:
-        """The worker failed. ``None``: wait for another one with :meth:`dispatched`; else this is what to answer."""
-        return self._driver.failed(self, code, retryable)
+    def fail(self, code: str, *, retryable: bool, continues: bool = False) -> ApiError | None:
+        """The worker failed. ``None``: wait for another one with :meth:`dispatched`; else this is what to answer.
+
+        ``continues``: the rest of an answer that has begun could be had of another one."""
+        return self._driver.failed(self, code, retryable, continues)
+
+    def on_move(self, break_off: Callable[[], bool] | None) -> None:
+        """From now on a move is asked for by this, which says whether the worker's answer was broken off for it."""
+        self._break_off = break_off
+
+    def ask_to_move(self, move: Move) -> None:
+        """For the driver: the controller wants the request elsewhere."""
+        if self._break_off is not None and self.move is None:
+            self.move = move
+            if not self._break_off():
+                self.move = None
+
+    def moved(self) -> ApiError | None:
+        """The answer was broken off for a move: as :meth:`fail`, but nobody is at fault."""
+        return self._driver.moved(self)
 
     def abort(self, code: str = "client_left") -> None:
         """Nobody waits any more, or nobody can be answered. Does nothing to a request that is over."""
@@ -197,7 +220,7 @@ class Driver:
         return turn
 
     def add_worker(self, spec: WorkerSpec, now: float, phase: WorkerPhase = WorkerPhase.READY) -> None:
-        """A worker joins; this and the next four as the control plane's methods of those names."""
+        """A worker joins; this and the next five as the control plane's methods of those names."""
         self.plane.add_worker(spec, now, phase)
         self._observer.joined(spec)
         self.pump_soon()
@@ -213,6 +236,11 @@ class Driver:
         self.plane.set_phase(name, phase, now)
         self.pump_soon()
 
+    def resize_worker(self, name: WorkerName, max_inflight: int, priority_scheduling: bool, now: float) -> None:
+        """A worker may have another number of requests."""
+        self.plane.resize_worker(name, max_inflight, priority_scheduling, now)
+        self.pump_soon()
+
     def on_worker_report(self, name: WorkerName, report: WorkerReport, now: float) -> None:
         """A worker's own reading."""
         self.plane.on_worker_report(name, report, now)
@@ -221,11 +249,21 @@ class Driver:
         """The fleet as it stands."""
         return self.plane.view(now)
 
-    def failed(self, turn: Turn, code: str, retryable: bool) -> ApiError | None:
+    def failed(self, turn: Turn, code: str, retryable: bool, continues: bool = False) -> ApiError | None:
         """See :meth:`Turn.fail`."""
         if turn.dispatch is not None:
             self._observer.suspect(turn.dispatch.worker, code)
-        verdict = self.plane.on_worker_error(turn.ticket.id, code, self.now(), retryable=retryable)
+        ticket, now = turn.ticket.id, self.now()
+        return self._judged(
+            turn, self.plane.on_worker_error(ticket, code, now, retryable=retryable, continues=continues)
+        )
+
+    def moved(self, turn: Turn) -> ApiError | None:
+        """See :meth:`Turn.moved`."""
+        move, turn.move = turn.move, None
+        return self._judged(turn, None if move is None else self.plane.on_moved(move, self.now()))
+
+    def _judged(self, turn: Turn, verdict: Requeued | Rejected | None) -> ApiError | None:
         if isinstance(verdict, Requeued):
             turn.wait_again()
             self._waiting.add(turn.ticket.id)
@@ -274,6 +312,10 @@ class Driver:
             if turn is not None:
                 turn.refuse(from_rejected(rejected))
                 self.ended(turn)
+        for move in tick.moves:
+            turn = self._turns.get(move.ticket)
+            if turn is not None:
+                turn.ask_to_move(move)
         if tick.scale:
             self._observer.scale(tick.scale)
         if tick.next_at is not None:
@@ -296,8 +338,10 @@ class Driver:
             self._desk.take(ticket, prompt)
 
     def _scored(self, ticket: TicketId, scores: Scores | None, why: str) -> None:
-        if ticket in self._turns:
-            self.plane.on_scores(ticket, scores, self.now(), why)
+        turn = self._turns.get(ticket)
+        if turn is not None:
+            now = turn.scored_at = self.now()
+            self.plane.on_scores(ticket, scores, now, why)
             self.pump_soon()
 
     def _desk_for(self, scorer: Scorer | None, budget: Budget) -> ScoringDesk | None:

@@ -30,10 +30,12 @@ _NOT_TO_WORKER = _HOP_BY_HOP | {
     b"accept-encoding",  # the gateway reads the answer's events
     b"cookie",
     b"x-vllm-priority",  # only the gateway's own
+    b"x-data-parallel-rank",  # which engine of a worker serves a request is not a client's to choose
     b"x-request-id",
 }
 _NOT_TO_CLIENT = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
 _OURS = b"x-headway-"
+_KEYS = frozenset({b"authorization", b"x-api-key"})
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -42,18 +44,23 @@ def request_id(given: bytes | None, otherwise: str) -> bytes:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else otherwise.encode()
 
 
-def to_worker(headers: Iterable[Header], id_: bytes, dispatch: Dispatch, *, keep_key: bool) -> list[Header]:
+def to_worker(
+    headers: Iterable[Header], id_: bytes, dispatch: Dispatch, *, keep_key: bool, key: bytes | None = None
+) -> list[Header]:
     """The client's headers without those that are not for the worker, and the gateway's own.
 
     A further attempt has an id of its own, because the worker of the first may still know that one. ``keep_key`` passes
-    the client's ``Authorization`` on.
+    the client's ``Authorization`` on; ``key`` goes in its place, whatever ``keep_key`` says.
     """
+    keep_key = keep_key and key is None
     kept = [
         (name, value)
         for name, value in headers
-        if name not in _NOT_TO_WORKER and not name.startswith(_OURS) and (keep_key or name != b"authorization")
+        if name not in _NOT_TO_WORKER and not name.startswith(_OURS) and (keep_key or name not in _KEYS)
     ]
     kept.append((b"x-request-id", id_ if dispatch.attempt == 1 else b"%b-%d" % (id_, dispatch.attempt)))
+    if key is not None:
+        kept.append((b"authorization", key))
     if dispatch.priority is not None:
         kept.append((b"x-vllm-priority", b"%d" % dispatch.priority))
     return kept
@@ -61,7 +68,7 @@ def to_worker(headers: Iterable[Header], id_: bytes, dispatch: Dispatch, *, keep
 
 def from_worker(headers: Iterable[Header], id_: bytes, dispatch: Dispatch) -> list[Header]:
     """The worker's headers for the client, without the framing, and who answered."""
-    kept = [(name, value) for name, value in headers if name not in _NOT_TO_CLIENT]
+    kept = [(name, value) for name, value in headers if name not in _NOT_TO_CLIENT and not name.startswith(_OURS)]
     kept.append((b"x-request-id", id_))
     kept.append((b"x-headway-ticket", dispatch.ticket.encode()))
     kept.append((b"x-headway-pool", dispatch.pool.encode()))

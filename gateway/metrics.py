@@ -1,117 +1,142 @@
-"""What Prometheus reads: counters and histograms of requests, and the fleet as it stands when it is asked.
+"""What Prometheus reads: counters and histograms of requests here, what stands at the moment in
+:mod:`gateway.metrics_fleet`.
 
-Labels are bounded: pools, workers, stages and outcomes come from the configuration and the code, and a tenant that the
-configuration does not list counts as ``other``.
+Labels are bounded: pools, workers, stages and outcomes come from the configuration and the code; a tenant that the
+configuration does not list counts as ``other``; classes are at most 16; and :mod:`gateway.instruments` bounds the rest.
+Nearly all of it is done when the driver hands on its records, ten times a second, and not while a request is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+import re
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, generate_latest
 
-from controller.types import DecisionRecord, Result, WorkerPhase
-from controller.view import FleetView
+from controller.types import DecisionRecord, Result
+from gateway.instruments import Count, Counter, Histogram
+from gateway.metrics_fleet import ArtifactState, Reading, Standing, Status
 
-__all__ = ["ArtifactState", "Metrics", "Standing", "Status"]
+__all__ = ["ArtifactState", "Metrics", "Naming", "Series", "Standing", "Status"]
 
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0)
+_GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _FINE = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-DEFAULT_TENANT = "default"
+_LIMITS = frozenset({"concurrency_limit_exceeded", "queue_full", "rate_limit_exceeded"})
+_STATUS = re.compile(r"status_[45]\d\d")
 
 
-class ArtifactState(StrEnum):
-    """What became of an artifact that the configuration names."""
+class Naming(Protocol):
+    """What tenants are called in labels; :class:`gateway.tenants.Tenants` knows."""
 
-    ACTIVE = "active"
-    ABSENT = "absent"
-    REFUSED = "refused"
+    def label_of(self, name: str) -> str:
+        """The tenant itself, where it is listed."""
 
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One artifact that a stage or a predictor wants. ``why`` says what is wrong where it is not active."""
-
-    kind: str
-    name: str
-    state: ArtifactState
-    version: str = ""
-    sha256: str = ""
-    why: str = ""
+    def class_of(self, name: str) -> str:
+        """One of at most 16."""
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a scrape asks for; called in the event loop."""
+class Series:
+    """The histograms and counters of one pool and one class of tenants, found once. All times in seconds."""
 
-    view: Callable[[], FleetView]
-    stages: Callable[[], Mapping[tuple[str, str, str], int]]
-    """(stage, implementation, outcome) → times."""
-    fallbacks: Callable[[], Mapping[tuple[str, str, str], int]]
-    """(stage, implementation, reason) → times."""
-    artifacts: Collection[Standing]
-    records_dropped: Callable[[], int]
-    connections: Callable[[], int]
+    __slots__ = (
+        "answer_overhead",
+        "cached",
+        "longest_gap",
+        "mean_gap",
+        "output",
+        "overhead",
+        "prompt",
+        "queue",
+        "request",
+        "ttft",
+    )
+
+    def __init__(self, of: Metrics, pool: str, class_: str) -> None:
+        self.overhead = of.overhead.labels(pool, class_).observe
+        self.answer_overhead = of.answer_overhead.labels(pool, class_).observe
+        self.queue = of.queue.labels(pool, class_).observe
+        self.ttft = of.ttft.labels(pool, class_).observe
+        self.mean_gap = of.mean_gap.labels(pool, class_).observe
+        self.longest_gap = of.longest_gap.labels(pool, class_).observe
+        self.request = of.request.labels(pool, class_).observe
+        self.prompt: Count = of.tokens.labels(pool, "prompt")
+        self.output: Count = of.tokens.labels(pool, "output")
+        self.cached: Count = of.tokens.labels(pool, "cached")
 
 
 class Metrics:
     """One gateway's metrics, in a registry of their own."""
 
-    def __init__(self, status: Status, tenants: Collection[str], version: str) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._tenants = frozenset(tenants) | {DEFAULT_TENANT}
-        self._requests = Counter(
+    def __init__(self, status: Status, tenants: Naming, version: str) -> None:
+        self._registry = CollectorRegistry()
+        self.tenants = tenants
+        """May be replaced."""
+        self._requests = self._counter(
             "headway_requests",
             "Requests that ended, by the pool that served or would have served them.",
             ["pool", "outcome", "tenant"],
-            registry=registry,
         )
-        self._refused = Counter(
-            "headway_not_served", "Requests that were not served to their end, by reason.", ["code"], registry=registry
+        self._refused = self._counter(
+            "headway_not_served", "Requests that were not served to their end, by reason.", ["code"]
         )
-        self._retries = Counter(
-            "headway_retries", "Further attempts after a worker's failure.", ["pool"], registry=registry
+        self._limited = self._counter(
+            "headway_limited", "Requests that a limit turned away, by which one.", ["code", "class"]
         )
-        self._tokens = Counter("headway_tokens", "Tokens, as workers report them.", ["pool", "kind"], registry=registry)
-        self._worker_errors = Counter(
-            "headway_worker_errors",
-            "Requests that failed on a worker, by what went wrong.",
-            ["worker", "code"],
-            registry=registry,
+        self._retries = self._counter("headway_retries", "Further attempts after a worker's failure.", ["pool"])
+        self._continuations = self._counter(
+            "headway_continuations", "Of those, the ones with which a stream that had begun went on.", ["pool"]
         )
-        self._queue = self._histogram("headway_queue_seconds", "From arrival to dispatch.", ["pool"], _LATENCY)
-        self._ttft = self._histogram(
-            "headway_time_to_first_token_seconds",
-            "From arrival to the first bytes of a stream.",
-            ["pool", "tenant"],
-            _LATENCY,
+        self._not_continued = self._counter(
+            "headway_not_continued", "Streams that broke off because they could not go on, by why.", ["reason"]
         )
-        self._e2e = self._histogram(
-            "headway_request_seconds", "From arrival to the end of the answer.", ["pool", "tenant"], _LATENCY
+        self._broken = self._counter("headway_broken_streams", "Answers that broke off after they had begun.", ["pool"])
+        self.tokens = self._counter("headway_tokens", "Tokens, as workers report them.", ["pool", "kind"])
+        self._worker_errors = self._counter(
+            "headway_worker_errors", "Requests that failed on a worker, by what went wrong.", ["worker", "code"]
         )
-        self._decision = self._histogram(
+        self.queue = self._histogram("headway_queue_seconds", "From arrival to dispatch.", _LATENCY)
+        self.ttft = self._histogram(
+            "headway_time_to_first_token_seconds", "From arrival to the first bytes of a stream.", _LATENCY
+        )
+        self.mean_gap = self._histogram(
+            "headway_inter_token_seconds", "Mean time between two tokens of a stream.", _GAPS
+        )
+        self.longest_gap = self._histogram(
+            "headway_longest_gap_seconds", "Longest time in which a stream that had begun brought nothing.", _GAPS
+        )
+        self.request = self._histogram("headway_request_seconds", "From arrival to the end of the answer.", _LATENCY)
+        self.overhead = self._histogram(
+            "headway_overhead_seconds",
+            "What the gateway adds before a request is on its way, waiting left out.",
+            _FINE,
+        )
+        self.answer_overhead = self._histogram(
+            "headway_answer_overhead_seconds",
+            "What the gateway adds to an answer: to the whole of one, or to the first events of a stream.",
+            _FINE,
+        )
+        decision = Histogram(
             "headway_decision_seconds",
             "Calls into the control plane (submit, dispatch), and batches of scores (score).",
             ["step"],
-            _FINE,
+            buckets=_FINE,
+            registry=self._registry,
         )
-        overhead = self._histogram(
-            "headway_overhead_seconds",
-            "What the gateway adds before a request is on its way, waiting left out.",
-            [],
-            _FINE,
-        )
-        self.overhead = overhead.observe
-        self._steps = {step: self._decision.labels(step).observe for step in ("submit", "dispatch", "score")}
-        registry.register(_Fleet(status, version))
+        self._steps = {step: decision.labels(step).observe for step in ("submit", "dispatch", "score")}
+        self._series: dict[tuple[str, str], Series] = {}
+        self._registry.register(Reading(status, version))
 
     def page(self) -> bytes:
         """The metrics page, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def series(self, pool: str, class_: str) -> Series:
+        """What is observed of one pool's requests of one class."""
+        found = self._series.get((pool, class_))
+        if found is None:
+            found = self._series[pool, class_] = Series(self, pool, class_)
+        return found
 
     def decided(self, step: str, seconds: float) -> None:
         """See :meth:`gateway.driver.Observer.decided`."""
@@ -119,122 +144,60 @@ class Metrics:
 
     def worker_error(self, worker: str, code: str) -> None:
         """A request failed on this worker."""
-        self._worker_errors.labels(worker, code).inc()
+        self._worker_errors.labels(worker, _bounded(code)).inc()
 
     def refused(self, code: str) -> None:
         """A request was turned away before the controller knew of it."""
-        self._refused.labels(code).inc()
+        self._refused.labels(_bounded(code)).inc()
+
+    def not_continued(self, why: str) -> None:
+        """A stream could not go on."""
+        self._not_continued.labels(why).inc()
 
     def recorded(self, record: DecisionRecord) -> None:
         """A request ended."""
-        pool, tenant = record.pool or "", self._tenant(record.tenant)
-        self._requests.labels(pool, record.result.value, tenant).inc()
+        pool, tenants = record.pool or "", self.tenants
+        class_ = tenants.class_of(record.tenant)
+        self._requests.labels(pool, record.result.value, tenants.label_of(record.tenant)).inc()
         if record.result is not Result.COMPLETED:
-            self._refused.labels(record.code or "").inc()
+            self._failed(record, pool, class_)
         if record.attempts > 1:
             self._retries.labels(pool).inc(record.attempts - 1)
+        if record.continued:
+            self._continuations.labels(pool).inc(record.continued)
         if record.dispatched_at is not None:
-            self._queue.labels(pool).observe(record.dispatched_at - record.submitted_at)
-        if record.first_token_at is not None and record.first_token_at < record.finished_at:  # a stream
-            self._ttft.labels(pool, tenant).observe(record.first_token_at - record.submitted_at)
+            self._timed(record, self.series(pool, class_), record.dispatched_at)
+
+    def _timed(self, record: DecisionRecord, series: Series, dispatched_at: float) -> None:
+        began, first, ended, usage = record.submitted_at, record.first_token_at, record.finished_at, record.usage
+        if not record.continued:  # else it was dispatched again after its first token
+            series.queue(dispatched_at - began)
+        if first is not None and first < ended:  # a stream
+            series.ttft(first - began)
+            if usage is not None and usage.output_tokens > 1:
+                series.mean_gap((ended - first) / (usage.output_tokens - 1))
         if record.result is Result.COMPLETED:
-            self._e2e.labels(pool, tenant).observe(record.finished_at - record.submitted_at)
-        if record.usage is not None:
-            self._tokens.labels(pool, "prompt").inc(record.usage.prompt_tokens)
-            self._tokens.labels(pool, "output").inc(record.usage.output_tokens)
-            self._tokens.labels(pool, "cached").inc(record.usage.cached_tokens)
+            series.request(ended - began)
+        if usage is not None:
+            series.prompt.value += usage.prompt_tokens
+            series.output.value += usage.output_tokens
+            series.cached.value += usage.cached_tokens
 
-    def _tenant(self, tenant: str) -> str:
-        return tenant if tenant in self._tenants else "other"
+    def _failed(self, record: DecisionRecord, pool: str, class_: str) -> None:
+        code = _bounded(record.code or "")
+        self._refused.labels(code).inc()
+        if code in _LIMITS:
+            self._limited.labels(code, class_).inc()
+        if record.result is Result.FAILED and record.first_token_at is not None:
+            self._broken.labels(pool).inc()
 
-    def _histogram(self, name: str, help_: str, labels: list[str], buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, help_, labels, buckets=buckets, registry=self._registry)
+    def _counter(self, name: str, help_: str, labels: list[str]) -> Counter:
+        return Counter(name, help_, labels, registry=self._registry)
 
-
-class _Fleet(Collector):
-    """Reads the fleet when it is scraped."""
-
-    def __init__(self, status: Status, version: str) -> None:
-        self._status = status
-        self._version = version
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing in advance: the fleet need not be there yet when this is registered."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """One family after the other."""
-        view = self._status.view()
-        yield from _pools(view)
-        yield from _workers(view)
-        yield _stages(self._status.stages())
-        yield _fallbacks(self._status.fallbacks())
-        yield _artifacts(self._status.artifacts)
-        dropped = CounterMetricFamily("headway_records_dropped", "Decision records that were lost.")
-        dropped.add_metric([], self._status.records_dropped())
-        yield dropped
-        connections = GaugeMetricFamily("headway_upstream_connections", "Open connections to workers.")
-        connections.add_metric([], self._status.connections())
-        yield connections
-        build = GaugeMetricFamily("headway_build_info", "The gateway's version.", labels=["version"])
-        build.add_metric([self._version], 1)
-        yield build
+    def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_, ["pool", "class"], buckets=buckets, registry=self._registry)
 
 
-def _pools(view: FleetView) -> Iterator[Metric]:
-    depth = GaugeMetricFamily("headway_queue_depth", 'Requests waiting; pool="" where it is open.', labels=["pool"])
-    inflight = GaugeMetricFamily("headway_inflight", "Requests running on workers.", labels=["pool"])
-    limit = GaugeMetricFamily("headway_inflight_limit", "Requests that may run on the ready workers.", labels=["pool"])
-    wait = GaugeMetricFamily("headway_expected_wait_seconds", "Work in front of the ready workers.", labels=["pool"])
-    depth.add_metric([""], view.open)
-    for pool in view.pools:
-        depth.add_metric([pool.name], pool.queued)
-        inflight.add_metric([pool.name], pool.inflight)
-        limit.add_metric([pool.name], pool.limit)
-        wait.add_metric([pool.name], pool.expected_wait_s)
-    yield from (depth, inflight, limit, wait)
-
-
-def _workers(view: FleetView) -> Iterator[Metric]:
-    phase = GaugeMetricFamily("headway_worker_phase", "1 for the phase it is in.", labels=["worker", "pool", "phase"])
-    inflight = GaugeMetricFamily("headway_worker_inflight", "Requests running there.", labels=["worker", "pool"])
-    kv = GaugeMetricFamily("headway_worker_kv_usage", "As the worker reports it, 0 to 1.", labels=["worker", "pool"])
-    for pool in view.pools:
-        for worker in pool.workers:
-            for one in WorkerPhase:
-                phase.add_metric([worker.name, pool.name, one.value], float(worker.phase is one))
-            inflight.add_metric([worker.name, pool.name], worker.inflight)
-            if worker.report is not None:
-                kv.add_metric([worker.name, pool.name], worker.report.kv_usage)
-    yield from (phase, inflight, kv)
-
-
-def _stages(counters: Mapping[tuple[str, str, str], int]) -> Metric:
-    family = CounterMetricFamily(
-        "headway_stage",
-        "What became of each chance to decide: scored, skipped (nothing to decide), or fallback.",
-        labels=["stage", "implementation", "outcome"],
-    )
-    for labels, count in sorted(counters.items()):
-        family.add_metric(list(labels), count)
-    return family
-
-
-def _fallbacks(counters: Mapping[tuple[str, str, str], int]) -> Metric:
-    family = CounterMetricFamily(
-        "headway_fallbacks", "Why implementations fell back.", labels=["stage", "implementation", "reason"]
-    )
-    for labels, count in sorted(counters.items()):
-        family.add_metric(list(labels), count)
-    return family
-
-
-def _artifacts(standings: Collection[Standing]) -> Metric:
-    family = GaugeMetricFamily(
-        "headway_artifact_info",
-        "1 for each artifact that the configuration names, with what became of it.",
-        labels=["kind", "name", "version", "sha256", "state"],
-    )
-    for one in standings:
-        family.add_metric([one.kind, one.name, one.version, one.sha256, one.state.value], 1)
-    return family
+def _bounded(code: str) -> str:
+    """A worker may answer with any number as its status."""
+    return code if not code.startswith("status_") or _STATUS.fullmatch(code) else "status_other"

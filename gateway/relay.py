@@ -1,11 +1,18 @@
-"""The hot path: one request from a client to a worker and its answer back, in raw ASGI.
+"""The hot path: one request from a client to a worker and its answer back.
 
     read the body → describe it → wait for the controller's dispatch → send it → relay the answer
                                             ↑                            │
                                             └── another worker ── failed before the first event
 
-The client is watched all the while. When it leaves, whatever is under way is cancelled, and with it the worker's socket
-is closed at once.
+It reads from and writes to an :class:`~gateway.exchange.Exchange`, and runs in the one task that serves it. When the
+client leaves, that task is cancelled, whatever it waits for (the body, a dispatch, a connection, the head or the rest
+of the answer), and with it the worker's socket is closed at once.
+
+Where others plug in:
+
+- continuation: :meth:`_Request._failed` hears of every failed attempt, also of a stream that has begun; what
+  it leaves undecided goes round :meth:`_Request._deliver` again. A stream passes through
+  :class:`~gateway.passage.Passage`, made anew for each attempt.
 """
 
 from __future__ import annotations
@@ -13,36 +20,40 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from controller.pipeline import BUSY
-from controller.types import Dispatch, Usage
+from controller.types import Dispatch, Tenant, Usage
+from gateway.bulk import CutShort, pass_on
+from gateway.continuation import Continuation, Continuations, Ending, Mode, Refused, Resume
 from gateway.driver import GONE, Driver, Turn
+from gateway.endpoints import Endpoint, dialect_of, find, target
 from gateway.errors import ApiError, ClientLeft
+from gateway.exchange import Exchange
 from gateway.headers import from_worker, request_id, to_worker
-from gateway.metrics import Metrics
-from gateway.openai import Call, Endpoint, Wish, body_for, parse
-from gateway.stream import StreamMeter, usage_in
-from gateway.tenants import Tenants
-from upstream.client import Client, Response
-from upstream.errors import UpstreamError
-from upstream.types import Timeouts
+from gateway.metrics import Metrics, Series
+from gateway.openai import Call, Wish, body_for, parse
+from gateway.passage import Passage, WorkerFault
+from gateway.rate_limits import rate_limit_headers
+from gateway.stream import StreamMeter
+from gateway.tenants import Caller, Tenants
+from gateway.trail import Trails
+from gateway.upstreams import Upstreams
+from gateway.usage import usage_at_end, usage_in
+from upstream.client import Response
+from upstream.errors import TotalTimeout, UpstreamError
+from upstream.types import Header, Timeouts
 
-__all__ = ["Receive", "Relay", "RelaySettings", "Scope", "Send"]
+__all__ = ["Relay", "RelaySettings"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-_TELL_EVERY = 16
-"""Tokens between two reports of a stream's progress to the controller."""
 _ANSWER_LIMIT = 1 << 26
 """Bytes of an answer that is no stream. It is read whole, so that a worker's death in the middle of it stays unseen."""
+_LONG = 1 << 16
+"""Bytes of an answer whose usage is looked for at its end instead of reading it."""
 _log = logging.getLogger("headway.relay")
 
 
@@ -52,145 +63,153 @@ class RelaySettings:
 
     max_body_bytes: int
     timeouts: Timeouts
+    max_json_depth: int = 100
+    """Brackets inside each other in a body."""
     deadline_s: float | None = None
     """Deadline of requests that bring none."""
     pass_key_on: bool = True
     """Send the client's ``Authorization`` on to the worker; off where it names a tenant."""
 
 
-class WorkerFault(Exception):
-    """The worker answered, and what it said is a fault of its own. ``code`` is for records and metrics."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 class Relay:
-    """Serves the endpoints of :class:`gateway.openai.Endpoint`."""
+    """Serves the endpoints of :mod:`gateway.endpoints`; a :data:`gateway.exchange.Handler`."""
 
     def __init__(
-        self, driver: Driver, client: Client, tenants: Tenants, metrics: Metrics, settings: RelaySettings, prefix: str
+        self,
+        driver: Driver,
+        upstreams: Upstreams,
+        tenants: Tenants,
+        metrics: Metrics,
+        settings: RelaySettings,
+        prefix: str,
+        continuations: Continuations | None = None,
     ) -> None:
+        self.continuations = continuations or Continuations(Mode.OFF, 0, 0)
         self.driver = driver
-        self.client = client
+        self.upstreams = upstreams
         self.tenants = tenants
         self.metrics = metrics
         self.settings = settings
+        self.room: Callable[[Tenant], Awaitable[None]] | None = None
+        """Waits for a lease, where limits are shared with other processes."""
+        self.trails: Trails | None = None
+        """Where requests are noted for the access log and for traces, where there are any."""
         self._ids: Iterator[int] = itertools.count(1)
         self._prefix = prefix
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        await _Exchange(self, scope, receive, send, f"{self._prefix}-{next(self._ids):x}").run()
+        await _Request(self, exchange, f"{self._prefix}-{next(self._ids):x}").run()
 
 
-class _Exchange:
+class _Request:
     """One request and its answer."""
 
-    def __init__(self, relay: Relay, scope: Scope, receive: Receive, send: Send, ticket: str) -> None:
+    __slots__ = ("_caller", "_exchange", "_id", "_relay", "_series", "_spent", "_ticket", "_trail")
+
+    def __init__(self, relay: Relay, exchange: Exchange, ticket: str) -> None:
         self._relay = relay
-        self._scope = scope
-        self._receive = receive
-        self._send = send
+        self._exchange = exchange
         self._ticket = ticket
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._id = request_id(self._headers.get(b"x-request-id"), ticket)
-        self._started = False
-        """The head of the answer is out; from here on nothing can be taken back."""
-        self._finishing = False
-        """The last piece of the answer is on its way out: the client may go."""
-        self._left = False
+        self._id = request_id(exchange.fields.get(b"x-request-id"), ticket)
+        self._caller: Caller | None = None
+        """Who asks, once that is known."""
         self._spent = 0.0
         """Seconds that the gateway itself has worked on the request so far."""
+        self._series: Series | None = None
+        """What is observed of such requests, once there is a worker."""
+        self._trail = None if relay.trails is None else relay.trails.open(exchange, ticket, self._id)
 
     async def run(self) -> None:
         """From reading to answering; every outcome ends here."""
+        exchange = self._exchange
         try:
             await self._serve()
         except ApiError as error:
-            await self._refuse(error)
+            self._refuse(error)
         except ClientLeft:
-            self._relay.metrics.refused("client_left")
+            self._turned_away("client_left")
         except asyncio.CancelledError:
-            await self._break_off()
+            if exchange.ended:
+                raise
+            if not exchange.left:
+                self._break_off()
+        except CutShort as cut:
+            _log.warning("request %s broke off: %s", self._ticket, cut)
+            raise
         except Exception:
             _log.exception("request %s: the gateway itself failed", self._ticket)
-            if self._started:
+            if exchange.started:
                 raise  # nothing true can be said any more; the server ends the connection
-            await self._refuse(ApiError(500, "internal_error", "the gateway failed; its log has the reason"))
+            self._refuse(ApiError(500, "internal_error", "the gateway failed; its log has the reason"))
+        finally:
+            if self._trail is not None:
+                self._trail.close()
 
     async def _serve(self) -> None:
-        relay = self._relay
+        relay, exchange = self._relay, self._exchange
         try:
             endpoint = self._endpoint()
-            body = await self._body()
+            caller = self._caller = relay.tenants.identify(exchange.fields)
+            body = await exchange.body(relay.settings.max_body_bytes)
+            if relay.room is not None:
+                await relay.room(caller.name)
             began = relay.driver.now()
-            call = parse(endpoint, body, self._wish(began))
+            call = parse(endpoint, body, self._wish(caller, began), exchange.fields.get(b"content-type", b""))
         except ApiError as error:
-            relay.metrics.refused(error.code)
+            self._turned_away(error.code)
             raise
+        except asyncio.CancelledError:
+            self._turned_away("client_left" if exchange.left else GONE.code)
+            raise
+        if self._trail is not None:
+            self._trail.submitted(endpoint, caller.name, len(body))
         turn = relay.driver.submit(call.ticket, call.prompt)
         self._spent = relay.driver.now() - began
-        task = asyncio.current_task()
-        assert task is not None
-        watcher = asyncio.get_running_loop().create_task(self._watch(task))
         try:
             await self._deliver(call, turn)
         except asyncio.CancelledError:
-            if not self._left:
-                turn.abort("shutting_down")
-                raise
-            task.uncancel()
+            turn.abort("client_left" if exchange.left else GONE.code)
+            raise
         finally:
-            watcher.cancel()
             turn.abort()
 
-    async def _watch(self, task: asyncio.Task[Any]) -> None:
-        """Cancel the exchange when its client leaves."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._finishing:
-            self._left = True
-            task.cancel()
+    def _turned_away(self, code: str) -> None:
+        """The controller has not heard of it."""
+        self._relay.metrics.refused(code)
+        if self._trail is not None:
+            self._trail.code = code
+            self._trail.tenant = None if self._caller is None else self._caller.name
 
     # The request
 
     def _endpoint(self) -> Endpoint:
-        if self._scope["method"] != "POST":
-            message = f"{self._scope['path']} takes POST, not {self._scope['method']}"
-            raise ApiError(405, "method_not_allowed", message, close=True)
-        encoding = self._headers.get(b"content-encoding", b"identity").lower()
-        if encoding != b"identity":
-            message = f"the body has the encoding {encoding.decode('latin-1')!r}; send it as it is"
+        exchange = self._exchange
+        endpoint = find(exchange.method, exchange.path)
+        if endpoint is None or exchange.method != "POST":
+            message = f"{exchange.path} takes POST, not {exchange.method}"
+            raise ApiError(405, "method_not_allowed", message, close=True, more=((b"allow", b"POST"),))
+        encoding = exchange.fields.get(b"content-encoding")
+        if encoding is not None and encoding.lower() != b"identity":
+            message = f"the body has the encoding {encoding.lower().decode('latin-1')!r}; send it as it is"
             raise ApiError(415, "unsupported_encoding", message, close=True)
-        return Endpoint(self._scope["path"])
+        return endpoint
 
-    async def _body(self) -> bytes:
-        limit = self._relay.settings.max_body_bytes
-        announced = self._headers.get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > limit:
-            raise _too_large(limit)
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            parts.append(part)
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _wish(self, now: float) -> Wish:
-        name, tenant = self._relay.tenants.of(self._headers)
-        return Wish(self._ticket, name, tenant.priority.min, tenant.priority.max, self._deadline(now))
+    def _wish(self, caller: Caller, now: float) -> Wish:
+        allowed = caller.settings.priority
+        return Wish(
+            self._ticket,
+            caller.name,
+            allowed.min,
+            allowed.max,
+            self._deadline(now),
+            caller.longest_answer,
+            caller.cache_key,
+            self._relay.settings.max_json_depth,
+        )
 
     def _deadline(self, now: float) -> float | None:
-        given = self._headers.get(b"x-headway-deadline-ms")
+        given = self._exchange.fields.get(b"x-headway-deadline-ms")
         if given is None:
             default = self._relay.settings.deadline_s
             return None if default is None else now + default
@@ -206,114 +225,176 @@ class _Exchange:
 
     async def _deliver(self, call: Call, turn: Turn) -> None:
         """Send the request to the worker that was chosen, and to another one, until it is answered or given up."""
-        while True:
-            dispatch = await turn.dispatched()
-            try:
-                await self._attempt(call, turn, dispatch)
-                return
-            except (UpstreamError, WorkerFault) as error:
-                _log.info("request %s failed on worker %s: %s", self._ticket, dispatch.worker, error)
-                verdict = turn.fail(error.code, retryable=not self._started)
-            if verdict is not None:
-                if not self._started:
-                    raise verdict
-                self._finishing = True
-                await self._send({"type": "http.response.body", "body": verdict.event(), "more_body": False})
-                return
+        going, trail = self._relay.continuations.open(call), self._trail
+        if trail is not None:
+            trail.turn = turn
+        try:
+            while True:
+                dispatch = await turn.dispatched()
+                if trail is not None:
+                    trail.dispatched(dispatch)
+                try:
+                    await self._attempt(call, turn, dispatch, going)
+                    return
+                except (UpstreamError, WorkerFault) as error:
+                    if self._failed(turn, dispatch, error, going):
+                        return
+        except ApiError as error:
+            if not self._exchange.started:
+                raise
+            self._exchange.end(error.event(dialect_of(self._exchange.path)))
+        finally:
+            if going is not None:
+                going.close()
 
-    async def _attempt(self, call: Call, turn: Turn, dispatch: Dispatch) -> None:
+    def _failed(
+        self, turn: Turn, dispatch: Dispatch, error: UpstreamError | WorkerFault, going: Continuation | None
+    ) -> bool:
+        """An attempt failed; true if the client has all of its answer. Raises ApiError with the last word on it."""
+        exchange = self._exchange
+        _log.info("request %s failed on worker %s: %s", self._ticket, dispatch.worker, error)
+        if self._trail is not None:
+            self._trail.failed(error.code)
+        step = going.after_failure() if going is not None and exchange.started else None
+        if isinstance(step, Ending):
+            turn.finish(None if step.usage is None else usage_in({"usage": step.usage}))
+            exchange.end(step.events)
+            return True
+        if turn.move is not None and isinstance(step, Resume):
+            verdict = turn.moved()
+        else:
+            continues = isinstance(step, Resume) and error.code != TotalTimeout.code
+            verdict = turn.fail(error.code, retryable=not exchange.started, continues=continues)
+        if verdict is not None and isinstance(step, Refused):
+            self._relay.metrics.not_continued(step.why)
+        if verdict is not None:
+            raise _not_continued(verdict, step.why) if isinstance(step, Refused) else verdict
+        if isinstance(step, Resume):
+            _log.info("request %s goes on elsewhere, from its %s", self._ticket, step.mode)
+        return False
+
+    async def _attempt(self, call: Call, turn: Turn, dispatch: Dispatch, going: Continuation | None) -> None:
         relay = self._relay
         began = relay.driver.now()
-        headers = to_worker(self._scope["headers"], self._id, dispatch, keep_key=relay.settings.pass_key_on)
-        body = body_for(call, dispatch)
-        relay.metrics.overhead(self._spent + relay.driver.now() - began)
+        access, keep_key = relay.upstreams.of(dispatch.worker, dispatch.pool), relay.settings.pass_key_on
+        headers = to_worker(self._exchange.headers, self._id, dispatch, keep_key=keep_key, key=access.key)
+        pending = None if going is None else going.pending
+        if pending is None:
+            path, body = target(call.endpoint, self._exchange.query), body_for(call, dispatch)
+            body = body if going is None else going.body(body)
+        else:
+            path, body = pending.path, pending.body(dispatch)
+        if self._trail is not None:
+            headers = self._trail.headers(headers)
+        class_ = "" if self._caller is None else self._caller.settings.class_
+        series = self._series = relay.metrics.series(dispatch.pool, class_)
+        series.overhead(self._spent + relay.driver.now() - began)
         self._spent = 0.0
-        url = dispatch.url + call.endpoint
-        response = await relay.client.send(b"POST", url, headers=headers, body=body, timeouts=relay.settings.timeouts)
-        async with response:
+        url = dispatch.url + path
+        response = await access.client.send(b"POST", url, headers=headers, body=body, timeouts=relay.settings.timeouts)
+        try:
             if response.status >= 500 and response.status != 501:
                 raise WorkerFault(BUSY if response.status == 503 else f"status_{response.status}")
             if (response.header(b"content-type") or b"").startswith(b"text/event-stream"):
-                await self._stream(call, turn, dispatch, response)
-            else:
+                await self._stream(call, turn, dispatch, response, going)
+            elif going is not None and pending is not None:
+                going.declined()
+                raise WorkerFault(f"status_{response.status}")
+            elif call.endpoint.generates:
                 await self._whole(turn, dispatch, response)
+            else:
+                await self._bulk(turn, dispatch, response)
+        finally:
+            response.close()
 
-    async def _stream(self, call: Call, turn: Turn, dispatch: Dispatch, response: Response) -> None:
-        """Relay events as they come; nothing before the first one, so that until then another worker may stand in."""
-        meter = StreamMeter(drop_usage=call.adds_usage)
-        told = 0
-        while True:
-            chunk = await response.read()
-            last = not chunk or response.complete
-            events = meter.feed(chunk)
-            if last:
-                events += meter.end()
-            if not self._started and (events or last):
-                if meter.error is not None and meter.error >= 500:
-                    raise WorkerFault(f"status_{meter.error}")
-                turn.first_token()
-                await self._start(dispatch, response)
-            if last:
-                self._end(turn, meter)
-                await self._piece(events, more=False)
-                return
-            if meter.tokens - told >= _TELL_EVERY:
-                told = meter.tokens
-                turn.tokens(told)
-            if events:
-                await self._piece(events, more=True)
+    async def _stream(
+        self, call: Call, turn: Turn, dispatch: Dispatch, response: Response, going: Continuation | None
+    ) -> None:
+        """Let the events through as they come."""
+        exchange = self._exchange
+        meter = StreamMeter(drop_usage=call.adds_usage, screen=None if going is None else going.screen)
 
-    def _end(self, turn: Turn, meter: StreamMeter) -> None:
-        if meter.error is None:
-            turn.finish(meter.usage)
-        elif meter.error >= 500:
-            turn.fail(f"status_{meter.error}", retryable=False)
-        else:
-            turn.abort(f"status_{meter.error}")
+        def begin() -> None:
+            exchange.start(response.status, self._own_headers(dispatch, response.headers))
+
+        def break_off() -> bool:
+            if going is None or not exchange.started or not isinstance(going.after_failure(), Resume):
+                return False
+            response.close()
+            return True
+
+        if going is not None:
+            going.answered()
+        turn.on_move(break_off)
+        exchange.feed(response)
+        passage = Passage(exchange, turn, meter, begin, going, self._relay.driver.now)
+        try:
+            await response.pump(passage)
+        except (UpstreamError, WorkerFault):
+            if exchange.started and (whole := meter.cut()):
+                exchange.write(whole)
+            raise
+        finally:
+            turn.on_move(None)
+            exchange.feed(None)
+            self._observe(passage.spent, passage.longest_gap)
+
+    def _observe(self, spent: float | None, longest_gap: float) -> None:
+        if self._series is not None and spent is not None:
+            self._series.answer_overhead(spent)
+            if longest_gap > 0.0:
+                self._series.longest_gap(longest_gap)
 
     async def _whole(self, turn: Turn, dispatch: Dispatch, response: Response) -> None:
         body = await response.body(_ANSWER_LIMIT)
+        began = self._relay.driver.now()
         if response.status < 400:
             turn.finish(_usage(body))
         else:
             turn.abort(f"status_{response.status}")  # the request's fault, not the worker's
-        await self._start(dispatch, response, (b"content-length", b"%d" % len(body)))
-        await self._piece(body, more=False)
+        self._exchange.answer(response.status, self._own_headers(dispatch, response.headers), body)
+        self._observe(self._relay.driver.now() - began, 0.0)
 
-    async def _start(self, dispatch: Dispatch, response: Response, *more: tuple[bytes, bytes]) -> None:
-        self._started = True
-        headers = [*from_worker(response.headers, self._id, dispatch), *more]
-        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async def _bulk(self, turn: Turn, dispatch: Dispatch, response: Response) -> None:
+        def begin(length: int | None) -> None:
+            self._exchange.start(response.status, self._own_headers(dispatch, response.headers), length)
 
-    async def _piece(self, body: bytes, *, more: bool) -> None:
-        self._finishing = not more
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        await pass_on(self._exchange, turn, response, begin)
 
-    async def _break_off(self) -> None:
+    def _own_headers(self, dispatch: Dispatch, headers: list[Header]) -> list[Header]:
+        ours = self._rate_limits()
+        if ours:
+            headers = [header for header in headers if not header[0].startswith(b"x-ratelimit-")]
+        return [*from_worker(headers, self._id, dispatch), *ours]
+
+    def _rate_limits(self) -> list[Header]:
+        """What the tenant has left, where it is limited."""
+        if self._caller is None:
+            return []
+        driver = self._relay.driver
+        return rate_limit_headers(driver.plane.limits.standing(self._caller.name, driver.now()))
+
+    def _break_off(self) -> None:
         """The server does not wait any longer: it is shutting down, and the client is told so."""
-        task = asyncio.current_task()
-        if self._finishing or task is None:
-            raise asyncio.CancelledError
-        task.uncancel()
-        if self._started:
-            await self._piece(GONE.event(), more=False)
+        if self._exchange.started:
+            self._exchange.end(GONE.event(dialect_of(self._exchange.path)))
         else:
-            await self._refuse(GONE)
+            self._refuse(GONE)
 
-    async def _refuse(self, error: ApiError) -> None:
-        body = error.body()
-        headers = [*error.headers(), (b"content-length", b"%d" % len(body)), (b"x-request-id", self._id)]
-        self._finishing = True
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+    def _refuse(self, error: ApiError) -> None:
+        headers = [*error.headers(), (b"x-request-id", self._id), *self._rate_limits()]
+        self._exchange.answer(error.status, headers, error.body(dialect_of(self._exchange.path)))
+
+
+def _not_continued(verdict: ApiError, why: str) -> ApiError:
+    message = f"{verdict.message}; the stream cannot be continued, because {why}"
+    return ApiError(verdict.status, verdict.code, message)
 
 
 def _usage(body: bytes) -> Usage | None:
+    if len(body) > _LONG:
+        return usage_at_end(body)
     with suppress(orjson.JSONDecodeError):
         answer = orjson.loads(body)
         return usage_in(answer) if isinstance(answer, dict) else None
     return None
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, "request_too_large", f"the body is larger than {limit} bytes", close=True)

@@ -1,14 +1,18 @@
-"""Scores within a budget: prompts are scored in batches on a thread, and who waits too long goes on without.
+"""Scores within a budget: who waits too long goes on without.
 
-No scoring logic lives here; it is handed in. While one batch is being scored the next one gathers, so a batch is as
-large as the load makes it, but no larger than can be scored in half the budget, going by the last ones. Prompts that
-are still within their budget come before those whose scores would be late.
+No scoring logic lives here; it is handed in. Where scoring a prompt is cheap, which is measured all the time, it is
+done at once, in the event loop: it costs no more than all else that is done there for a request, and a thread would
+cost more. Otherwise prompts are scored in batches on a thread. While one batch is being scored the next one gathers,
+so a batch is as large as the load makes it, but no larger than can be scored in half the budget, going by the last
+ones. Prompts that are still within their budget come before those whose scores would be late.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +29,17 @@ _SHARE_OF_BUDGET = 0.5
 """Of the budget, for one batch: a prompt that comes while another batch is scored has to wait for that one as well."""
 _MEMORY = 0.8
 """Weight of what was known against the last batch."""
+_INLINE_S = 0.0005
+"""Prompts that take no more of the processor's time are scored in the event loop …"""
+_BACK_S = 0.0015
+"""… until they take more than this."""
+_MEMORY_OF_WORSE = 0.5
+"""Weight of a greater time known before: what is done for the first time takes longer."""
 _log = logging.getLogger("headway.scoring")
 
 
 class Scorer(Protocol):
-    """What the predictors say of prompts; pure, and safe to call from a thread."""
+    """What the predictors say of prompts; pure, safe to call from a thread, and never waiting for anything."""
 
     def score(self, prompts: Sequence[Prompt], /) -> Sequence[Scores]: ...
 
@@ -46,7 +56,7 @@ class ScoringDesk:
 
     ``on_scores(ticket, None, why)`` comes when the budget is over (``timeout``) or scoring failed (``error``); if the
     scores come after all, ``on_scores`` is called again. ``on_batch(prompts, seconds)`` hears of each batch. Prompts
-    for which ``wanted`` says no by then are not scored.
+    for which ``wanted`` says no by then are not scored. ``take`` itself may call ``on_batch`` and ``on_scores``.
     """
 
     def __init__(
@@ -68,13 +78,20 @@ class ScoringDesk:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headway-scoring")
         self._gathering: dict[TicketId, Prompt] = {}
         self._seconds_each = 0.0
+        self._cpu_each = math.inf
+        """Unlike ``_seconds_each`` without waiting for the interpreter, or for other processes."""
+        self._cheap = False
         self._busy = False
         self._open: dict[TicketId, None] = {}
         self._deadlines: deque[tuple[float, TicketId]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, ticket: TicketId, prompt: Prompt) -> None:
-        """Score this prompt as soon as there is room for it."""
+        """Score this prompt, now or as soon as there is room for it."""
+        if self._cheap:
+            if self._wanted(ticket):
+                self._score_here(ticket, prompt)
+            return
         loop = asyncio.get_running_loop()
         self._open[ticket] = None
         self._deadlines.append((loop.time() + self._budget.seconds, ticket))
@@ -92,6 +109,17 @@ class ScoringDesk:
         self._gathering.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
+    def _score_here(self, ticket: TicketId, prompt: Prompt) -> None:
+        started = self._clock()
+        try:
+            scores = self._score([prompt])[0]
+        except Exception:
+            _log.exception("scoring a prompt failed; it goes on without scores")
+            self._on_scores(ticket, None, "error")
+            return
+        self._on_batch(1, self._clock() - started)
+        self._on_scores(ticket, scores, "")
+
     def _next_batch(self) -> None:
         batch = self._take_batch()
         self._busy = bool(batch)
@@ -99,8 +127,19 @@ class ScoringDesk:
             return
         started = self._clock()
         prompts = [self._gathering.pop(ticket) for ticket in batch]
-        work = asyncio.get_running_loop().run_in_executor(self._executor, self._scorer.score, prompts)
+        work = asyncio.get_running_loop().run_in_executor(self._executor, self._score, prompts)
         work.add_done_callback(lambda done: self._scored(batch, started, done))
+
+    def _score(self, prompts: Sequence[Prompt]) -> Sequence[Scores]:
+        """In the loop, or on the thread."""
+        started = time.thread_time()
+        scores = self._scorer.score(prompts)
+        each = (time.thread_time() - started) / len(prompts)
+        known = self._cpu_each
+        keep = (_MEMORY if each > known else _MEMORY_OF_WORSE) ** len(prompts)
+        self._cpu_each = each if math.isinf(known) else keep * known + (1 - keep) * each
+        self._cheap = self._cpu_each <= (_BACK_S if self._cheap else _INLINE_S)
+        return scores
 
     def _take_batch(self) -> list[TicketId]:
         """Tickets to score now, the oldest first; forgets those that nobody waits for any more."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from upstream.connection import Connection
+from upstream.connection import Connection, Sink
 from upstream.errors import ConnectError, ConnectionLost, ConnectTimeout, ProtocolError
 from upstream.types import Header, Origin, Target, Timeouts
 
@@ -61,6 +61,29 @@ class Response:
             self.close()
         return chunk
 
+    async def pump(self, sink: Sink) -> None:
+        """Have ``sink(data, last)`` called with each piece of the body as it arrives, without a turn of the event loop
+        in between; ends after the last piece, which may be empty.
+
+        Raises what :meth:`read` raises, and what ``sink`` raises; the caller closes the response.
+        """
+        connection = self._connection
+        if connection is None:
+            sink(b"", True)
+            return
+        await connection.pump(sink)
+        self.close()
+
+    def pause(self) -> None:
+        """Make the worker wait until :meth:`resume`: whoever takes what is pumped does not keep up."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._connection is not None:
+            self._connection.resume()
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""
         while chunk := await self.read():
@@ -98,15 +121,22 @@ class Client:
 
     ``keepalive`` is how long, in seconds, an idle connection is kept: a little less than uvicorn's own five, so that it
     is rarely the server that closes. ``idle_per_origin`` bounds how many are kept; how many are open at once is for the
-    caller to bound (headway's control plane does, by ``max_inflight``).
+    caller to bound (headway's control plane does, by ``max_inflight``). ``tls`` is for https origins, the system's
+    authorities if not given; their certificates must be for ``server_name``, or else for the URL's host.
     """
 
     def __init__(
-        self, *, keepalive: float = 4.5, idle_per_origin: int = 256, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        keepalive: float = 4.5,
+        idle_per_origin: int = 256,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
     ) -> None:
         self._keepalive = keepalive
         self._idle_per_origin = idle_per_origin
         self._tls = tls
+        self._server_name = server_name
         self._idle: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._targets: dict[str, Target] = {}
@@ -175,6 +205,13 @@ class Client:
             loop = asyncio.get_running_loop()
             self._sweeper = loop.call_later(self._keepalive, self._sweep)
 
+    def retire(self) -> None:
+        """Keep no connection any more: idle ones are closed now, the others when their exchanges are over."""
+        self._idle_per_origin = 0
+        for connection in [c for idle in self._idle.values() for c in idle]:
+            connection.abort()
+        self._idle.clear()
+
     async def close(self) -> None:
         """Close every connection; exchanges still under way raise ConnectionLost."""
         if self._sweeper is not None:
@@ -218,11 +255,16 @@ class Client:
 
     async def _connect(self, origin: Origin, timeout: float) -> Connection:
         loop = asyncio.get_running_loop()
-        tls = (self._tls or ssl.create_default_context()) if origin.tls else None
+        tls = self._context() if origin.tls else None
+        name = self._server_name if origin.tls else None
         try:
             async with asyncio.timeout(timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(origin, loop, self._forget), origin.host, origin.port, ssl=tls
+                    lambda: Connection(origin, loop, self._forget),
+                    origin.host,
+                    origin.port,
+                    ssl=tls,
+                    server_hostname=name,
                 )
         except TimeoutError as error:
             raise ConnectTimeout(f"no connection to {origin} within {timeout:g} s") from error
@@ -231,6 +273,11 @@ class Client:
         if connection.usable:
             self._open.add(connection)
         return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
 
     def _forget(self, connection: Connection) -> None:
         self._open.discard(connection)

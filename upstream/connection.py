@@ -11,7 +11,10 @@ import httptools
 from upstream.errors import ConnectionLost, FirstByteTimeout, IdleTimeout, ProtocolError, TotalTimeout, UpstreamError
 from upstream.types import Header, Origin, Timeouts
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Sink"]
+
+Sink = Callable[[bytes, bool], None]
+"""Takes a piece of a body, and whether it is the last; the last may be empty."""
 
 _HIGH_WATER = 1 << 18
 """Bytes of body that may wait for a slow reader before the worker is made to wait."""
@@ -50,6 +53,9 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
+        self._broken: Exception | None = None
+        self._held = False
         self._timeouts = Timeouts()
         self._ends_at = _NEVER
         self._deadline = _NEVER
@@ -107,12 +113,45 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         if self._paused:
             self._paused = False
-            if self.usable:
+            if self.usable and not self._held:
                 cast("asyncio.Transport", self._transport).resume_reading()
         return chunk
 
+    async def pump(self, sink: Sink) -> None:
+        """Hand the body to ``sink(data, last)``: what waits at once, the rest as it arrives; ends after the last piece.
+
+        What the sink raises breaks the exchange off and is raised here.
+        """
+        self._sink = sink
+        try:
+            self._hand_on()
+            while self._broken is None and not self.complete:
+                patience = self._timeouts.idle if self._body_begun else self._timeouts.first_byte
+                await self._wait(_NEVER if self._held else patience)
+            if self._broken is not None:
+                raise self._broken
+        finally:
+            self._sink = self._broken = None
+
+    def pause(self) -> None:
+        """Make the worker wait: the reader of its answer does not keep up. Its silence is not its own until then."""
+        if not self._held and not self.complete and self.usable:
+            self._held = True
+            self._deadline = self._ends_at
+            if not self._paused:
+                cast("asyncio.Transport", self._transport).pause_reading()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._held:
+            self._held = False
+            self._set_deadline(min(self._loop.time() + self._timeouts.idle, self._ends_at))
+            if not self._paused and self.usable:
+                cast("asyncio.Transport", self._transport).resume_reading()
+
     def rest(self) -> None:
         """The exchange is over; wait for the next one."""
+        self.resume()
         self._active = False
         self._deadline = _NEVER
         self.resting_since = self._loop.time()
@@ -146,6 +185,9 @@ class Connection(asyncio.Protocol):
             self._fail(ProtocolError(f"{self.origin} does not speak HTTP/1.1: {error}"))
         if not self._head_done and self._head_size > _HEAD_LIMIT:
             self._fail(ProtocolError(f"{self.origin} sent more than {_HEAD_LIMIT} bytes of headers"))
+        if self._sink is not None:
+            self._hand_on()
+            return
         if self._buffered > _HIGH_WATER and not self._paused and self.usable:
             self._paused = True
             cast("asyncio.Transport", self._transport).pause_reading()
@@ -156,6 +198,8 @@ class Connection(asyncio.Protocol):
         if self._active and not self.complete:
             if self._head_done and not self._framed and error is None:
                 self.complete = True  # a body without a length ends where the connection ends
+                if self._sink is not None:
+                    self._hand_on()
                 self._wake()
             else:
                 self._fail(ConnectionLost(f"{self.origin} {_how(error)} before its answer was complete"))
@@ -203,6 +247,21 @@ class Connection(asyncio.Protocol):
             self._keep_alive = self._parser.should_keep_alive()
 
     # Waiting.
+
+    def _hand_on(self) -> None:
+        """Give the sink what has arrived."""
+        sink, complete = self._sink, self.complete
+        if sink is None or not (self._chunks or complete) or self._broken is not None:
+            return
+        data = self.take()
+        try:
+            sink(data, complete)
+        except Exception as error:
+            self._broken = error
+        if complete or self._broken is not None:
+            self._wake()
+        elif not self._held:
+            self._deadline = min(self._loop.time() + self._timeouts.idle, self._ends_at)
 
     async def _wait(self, timeout: float) -> None:
         if self._error is not None:

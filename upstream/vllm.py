@@ -37,23 +37,33 @@ class Tokenized:
 
 
 class VllmClient:
-    """One server, through a shared :class:`~upstream.client.Client`. ``url`` is its root, without ``/v1``.
+    """One server, through a shared :class:`~upstream.client.Client`. ``url`` is its root, without ``/v1``; ``headers``
+    go with every request.
 
     Every method raises an UpstreamError when the server cannot be reached, and UnexpectedStatus when it says no.
     """
 
-    def __init__(self, client: Client, url: str, *, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self, client: Client, url: str, *, timeouts: Timeouts | None = None, headers: Sequence[Header] = ()
+    ) -> None:
         self._client = client
         self._url = url.rstrip("/")
+        self._headers = tuple(headers)
         self._timeouts = timeouts or Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 
     async def health(self) -> bool:
         """Whether the engine lives. An overloaded or hanging engine still says that it does."""
-        async with self._client.stream(b"GET", self._url + "/health", timeouts=self._timeouts) as response:
+        url = self._url + "/health"
+        async with self._client.stream(b"GET", url, headers=self._headers, timeouts=self._timeouts) as response:
             await response.body(_BODY_LIMIT)
             if response.status in (200, 503):
                 return response.status == 200
-            raise UnexpectedStatus(self._url + "/health", response.status, b"")
+            raise UnexpectedStatus(url, response.status, b"")
+
+    async def one_token(self, model: str, *more: Header) -> None:
+        """Have the engine generate one token; ``more`` are further headers. Raises as every method does."""
+        body = orjson.dumps({"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0})
+        await self._call(b"POST", "/v1/completions", body, more)
 
     async def metrics(self) -> metrics.WorkerMetrics:
         """The worker's load. Raises MetricsError if its page has not what headway needs."""
@@ -85,8 +95,8 @@ class VllmClient:
             raise ProtocolError(f"{self._url}/tokenize answered without tokens and their count")
         return Tokenized(answer["count"], _integer(answer.get("max_model_len")), tuple(tokens))
 
-    async def _call(self, method: bytes, path: str, body: bytes = b"") -> bytes:
-        headers = _JSON if body else ()
+    async def _call(self, method: bytes, path: str, body: bytes = b"", more: Sequence[Header] = ()) -> bytes:
+        headers = (*self._headers, *more, *_JSON) if body else (*self._headers, *more)
         async with self._client.stream(
             method, self._url + path, headers=headers, body=body, timeouts=self._timeouts
         ) as response:

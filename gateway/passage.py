@@ -1,0 +1,123 @@
+"""A stream on its way from a worker to the client: the sink that the worker's connection pours into.
+
+It is called with each piece as it arrives, in the same turn of the event loop, and writes at once. Nothing is let out
+before the first whole event, so that until then another worker may stand in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from gateway.continuation import Continuation
+from gateway.driver import Clock, Turn
+from gateway.exchange import Exchange
+from gateway.stream import StreamMeter
+
+__all__ = ["Passage", "WorkerFault"]
+
+_TELL_EVERY = 16
+"""Tokens between two reports of a stream's progress to the controller."""
+
+
+class WorkerFault(Exception):
+    """The worker answered, and what it said is a fault of its own. ``code`` is for records and metrics."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Passage:
+    """One worker's stream. ``begin`` writes the head of the answer; raises WorkerFault for an error as first event.
+
+    With a ``continuation``, also for an error, or an end without one, later on; what came before is written then.
+    """
+
+    __slots__ = (
+        "_before",
+        "_begin",
+        "_continuation",
+        "_exchange",
+        "_heard_at",
+        "_meter",
+        "_now",
+        "_told",
+        "_turn",
+        "_waits",
+        "longest_gap",
+        "spent",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        turn: Turn,
+        meter: StreamMeter,
+        begin: Callable[[], None],
+        continuation: Continuation | None = None,
+        now: Clock = time.monotonic,
+    ) -> None:
+        self._now = now
+        self._heard_at = 0.0
+        self.longest_gap = 0.0
+        """Seconds between two pieces, from the first whole event on."""
+        self.spent: float | None = None
+        """Seconds from the first whole event's arrival until it was written."""
+        self._exchange = exchange
+        self._turn = turn
+        self._meter = meter
+        self._begin = begin
+        self._continuation = continuation
+        self._before = 0 if continuation is None else continuation.kept
+        self._told = 0
+        self._waits = True
+
+    def __call__(self, chunk: bytes, last: bool) -> None:
+        """A piece of the worker's stream."""
+        heard_at = self._now()
+        if heard_at - self._heard_at > self.longest_gap and not self._waits:
+            self.longest_gap = heard_at - self._heard_at
+        self._heard_at = heard_at
+        meter = self._meter
+        events = meter.feed(chunk)
+        if last:
+            events += meter.end()
+        broken = None if self._continuation is None else self._continuation.broken
+        began = self._waits and bool(events or (last and broken is None))
+        if began:
+            self._waits = False
+            if not self._exchange.started:
+                if meter.error is not None and meter.error >= 500:
+                    raise WorkerFault(f"status_{meter.error}")
+                self._turn.first_token()
+                self._begin()
+            else:
+                self._turn.first_token()
+        if broken is not None or (last and not self._whole()):
+            if events:
+                self._exchange.write(events)
+            raise WorkerFault(broken or "incomplete")
+        if last:
+            self._finish()
+            self._exchange.end(events)
+        else:
+            if meter.tokens - self._told >= _TELL_EVERY:
+                self._told = meter.tokens
+                self._turn.tokens(self._before + meter.tokens)
+            if events:
+                self._exchange.write(events)
+        if began:
+            self.spent = self._now() - heard_at
+
+    def _whole(self) -> bool:
+        return self._continuation is None or self._meter.error is not None or self._continuation.finished()
+
+    def _finish(self) -> None:
+        error = self._meter.error
+        if error is None:
+            self._turn.finish(self._meter.usage)
+        elif error >= 500:
+            self._turn.fail(f"status_{error}", retryable=False)
+        else:
+            self._turn.abort(f"status_{error}")
