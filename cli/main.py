@@ -56,6 +56,20 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "ladder": Entry("cli.ladder_eval:evaluate", "The ladder of models on real vLLM: quality, lengths, speed."),
         },
     ),
+    "bench": Group(
+        "Measure headway on this machine.",
+        {
+            "gateway": Entry("cli.bench.gateway:gateway", "What the gateway costs, beside other gateways."),
+            "decision": Entry("cli.bench.decision:decision", "What deciding about one request costs, part by part."),
+        },
+    ),
+    "tenants": Group(
+        "Who may ask: API keys.",
+        {
+            "key": Entry("cli.tenants:key", "Make an API key for a tenant."),
+            "check": Entry("cli.tenants:check", "Say whose a key is."),
+        },
+    ),
     "models": Group(
         "Artifacts: what ships, what you trained, what is active.",
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,20 @@ from rich.markup import escape
 from cli.missing import fail
 
 if TYPE_CHECKING:
+    import socket
+
     from controller.actuators import Actuator
     from controller.configuration import Configuration
     from gateway.application import GatewayApp
+    from gateway.leases.peers import Place
+    from gateway.reload import Load
+    from gateway.server import Waits
 
 _SWITCH_INTERVAL_S = 0.0005
 """Python's own 5 ms is the whole scoring budget: a busy event loop would keep the scoring thread waiting that long each
 time it comes back from native code."""
+_COLLECT_AT = (20_000, 20, 50)
+"""Objects more than before, and passes over the younger ones: a request leaves no cycle behind, so little is found."""
 
 
 def serve(
@@ -29,7 +37,15 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests may still take at the end.")
     ] = 30.0,
-    log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
+    log_level: Annotated[
+        str | None, typer.Option(help="critical, error, warning, info or debug, instead of the file's log_level.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that serve the port together, as one control plane.")
+    ] = 1,
+    member: Annotated[str | None, typer.Option(hidden=True)] = None,
+    hub: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    fd: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the gateway until it is told to end."""
     configuration = _configuration(config)
@@ -37,28 +53,46 @@ def serve(
 
     import uvicorn
 
+    from gateway.draining import GatewayServer
+    from gateway.server import protocol
+
+    log_level = configuration.log_level if log_level is None else log_level
     if log_level not in uvicorn.config.LOG_LEVELS:
         raise fail(f"--log-level {log_level!r}: write one of {', '.join(uvicorn.config.LOG_LEVELS)}")
-    _log_to_stderr(log_level)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    app = _application(configuration)
+    _log_to_stderr(log_level, member)
     listen = configuration.listen
     address = listen.host if host is None else host
-    _warn_if_open(address, configuration.admin.token)
-    uvicorn.run(
+    port = listen.port if port is None else port
+    if processes > 1 and member is None:
+        _warn_if_open(address, configuration.admin.token)
+        sockets = _bound(address, port, listen.reuse_port)
+        options = ["--config", str(config), "--host", address, "--grace", str(grace), "--log-level", log_level]
+        raise typer.Exit(_supervise(configuration, processes, options, sockets, grace))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    place = _place(member, hub)
+    app = _application(configuration, lambda: _reloaded(config), place)
+    if place is None:
+        _warn_if_open(address, configuration.admin.token)
+    _quiet_collector()
+    settings = uvicorn.Config(
         app,
         host=address,
-        port=listen.port if port is None else port,
+        port=port,
         loop="uvloop",
-        http="httptools",
+        http=protocol(app, _waits(configuration), app.runtime.clients),
         lifespan="on",
         ws="none",
         access_log=False,
         proxy_headers=False,
         server_header=False,
         log_config=None,
-        timeout_graceful_shutdown=round(grace),
     )
+    sockets = _inherited(fd) if fd else _bound(address, port, listen.reuse_port)
+    server = GatewayServer(settings, app.runtime, grace_s=grace, drain_delay_s=listen.drain_delay_s, inherited=bool(fd))
+    with suppress(KeyboardInterrupt):  # raised once more when everything has ended
+        server.run(sockets)
+    if not server.started:
+        raise typer.Exit(3)
 
 
 def _configuration(config: Path) -> Configuration:
@@ -73,18 +107,90 @@ def _configuration(config: Path) -> Configuration:
         raise fail(f"the configuration cannot be used\n{escape(str(error))}") from error
 
 
-def _application(configuration: Configuration) -> GatewayApp:
+def _bound(address: str, port: int, reuse_port: bool) -> list[socket.socket]:
+    from gateway.draining import bind
+
+    try:
+        return bind(address, port, reuse_port=reuse_port)
+    except OSError as error:
+        raise fail(f"cannot listen on {address}:{port}: {error.strerror}") from error
+
+
+def _inherited(fds: list[int]) -> list[socket.socket]:
+    import socket
+
+    return [socket.socket(fileno=fd) for fd in fds]
+
+
+def _place(member: str | None, hub: Path | None) -> Place | None:
+    from gateway.leases.peers import Place
+
+    return None if member is None or hub is None else Place(member, hub)
+
+
+def _supervise(
+    configuration: Configuration, processes: int, options: list[str], sockets: list[socket.socket], grace: float
+) -> int:
+    """Be the parent of the processes that serve; the exit status."""
+    import asyncio
+    import sys
+    import tempfile
+
+    from controller.leases_leader import Leader
+    from gateway.leases.local import Hub
+    from gateway.supervisor import Supervisor
+
+    ending_s = grace + configuration.listen.drain_delay_s
+    with tempfile.TemporaryDirectory(prefix="headway-") as folder:
+        path = Path(folder) / "hub"
+        hub = Hub(path, Leader() if configuration.cluster.redis is None else None)
+
+        def command(member: str) -> list[str]:
+            fds = [str(listener.fileno()) for listener in sockets]
+            listening = [word for number in fds for word in ("--fd", number)]
+            shared = ["--processes", str(processes), "--member", member, "--hub", str(path), *listening]
+            return [sys.executable, "-m", "cli.main", "serve", *options, *shared]
+
+        return asyncio.run(Supervisor(command, processes, hub, sockets, grace_s=ending_s).run())
+
+
+def _waits(configuration: Configuration) -> Waits:
+    from gateway.server import Waits
+
+    listen = configuration.listen
+    return Waits(listen.client_head_s, listen.client_body_s, listen.client_idle_s, listen.client_stall_s)
+
+
+def _quiet_collector() -> None:
+    """What is there by now stays, so looking through it for garbage again and again would only cost time."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AT)
+
+
+def _reloaded(config: Path) -> Configuration:
+    """The file as it is now, with the environment as it was."""
+    import os
+
+    from controller.configuration import load
+
+    return load(config, os.environ)
+
+
+def _application(configuration: Configuration, load: Load, place: Place | None) -> GatewayApp:
     import prometheus_client
 
-    from controller.errors import StageError
+    from controller.errors import ConfigurationError, StageError
     from controller.store import ArtifactStore, shipped_models
     from gateway.application import create_app
 
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     store = ArtifactStore(shipped_models(), configuration.home)
     try:
-        return create_app(configuration, store=store, actuator=_actuator(configuration))
-    except StageError as error:
+        return create_app(configuration, store=store, actuator=_actuator(configuration), load=load, place=place)
+    except (ConfigurationError, StageError) as error:
         raise fail(f"the configuration cannot be used\n{escape(str(error))}") from error
 
 
@@ -111,7 +217,9 @@ def _warn_if_open(address: str, token: str | None) -> None:
         )
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, member: str | None = None) -> None:
+    """Of several processes, each says which it is."""
     import logging
 
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    who = "" if member is None else f"[{member}] "
+    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
