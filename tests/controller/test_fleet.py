@@ -233,3 +233,63 @@ def test_rejections_name_the_request_they_are_for() -> None:
     assert isinstance(answer, Rejected)
     assert answer.ticket == "x"
     assert "small" in answer.message
+
+
+def test_a_worker_may_take_more_or_less_and_what_runs_there_goes_on() -> None:
+    control = plane(max_inflight=2)
+    for name in ("a", "b", "c", "d"):
+        submit(control, name, 0.0, model="small")
+    assert len(control.dispatch(0.0)) == 2
+    control.resize_worker("small-0", 3, True, 1.0)
+    (third,) = control.dispatch(1.0)
+    assert third.priority is not None
+    control.resize_worker("small-0", 1, False, 2.0)
+    finish(control, "a", 2.0)
+    finish(control, "b", 2.0)
+    assert control.dispatch(2.0) == ()
+    finish(control, "c", 3.0)
+    assert sent(control.dispatch(3.0)) == ["d"]
+    with pytest.raises(ValueError, match="max_inflight"):
+        control.resize_worker("small-0", 0, False, 4.0)
+    with pytest.raises(UnknownWorker):
+        control.resize_worker("ghost", 1, False, 4.0)
+
+
+def test_a_broken_worker_stays_out_when_it_is_given_another_limit() -> None:
+    control = plane(settings=ControlSettings(breaker_errors=1, breaker_s=5.0, max_attempts=1), max_inflight=4)
+    submit(control, "a", 0.0, model="small")
+    control.dispatch(0.0)
+    control.on_first_token("a", 0.1)
+    control.on_worker_error("a", "connection_lost", 0.1, retryable=False)
+    control.resize_worker("small-0", 9, False, 0.2)
+    assert worker(control, "small-0", 0.2).phase is WorkerPhase.UNHEALTHY
+    control.tick(6.0)
+    submit(control, "b", 6.0, model="small")
+    control.dispatch(6.0)
+    control.on_first_token("b", 6.1)
+    finish(control, "b", 6.2)
+    assert worker(control, "small-0", 6.2).limit == 9
+
+
+def test_settings_and_aliases_change_for_what_comes_and_not_for_what_waits() -> None:
+    control = plane(max_inflight=1, settings=ControlSettings(max_queue=1, max_queue_s=60.0))
+    submit(control, "runs", 0.0, model="small")
+    control.dispatch(0.0)
+    submit(control, "waits", 0.0, model="small")
+    assert refused(control, "one too many", 0.0, model="small").status == 429
+    assert refused(control, "unknown", 0.0, model="quick").status == 404
+    control.reconfigure(ControlSettings(max_queue=2, max_queue_s=1.0), {"quick": ["small"]}, 1.0)
+    submit(control, "quick", 1.0, model="quick")
+    assert refused(control, "gone", 1.0, model="auto").status == 404
+    late = control.tick(2.5).rejected
+    assert [rejected.ticket for rejected in late] == ["quick"]
+    finish(control, "runs", 3.0)
+    assert sent(control.dispatch(3.0)) == ["waits"]
+
+
+def test_an_alias_of_no_pool_changes_nothing() -> None:
+    control = plane()
+    with pytest.raises(UnknownPool, match="'nowhere', which is no pool"):
+        control.reconfigure(ControlSettings(max_queue=1), {"quick": ["nowhere"]}, 0.0)
+    assert control.settings.max_queue == ControlSettings().max_queue
+    assert "auto" in control.models()

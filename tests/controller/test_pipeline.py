@@ -48,6 +48,50 @@ def test_in_flight_limits_hold_and_the_rest_waits() -> None:
     assert len(control.queued()) == 3
 
 
+ALWAYS = ControlSettings(score_always=True)
+
+
+def test_where_every_request_is_scored_one_that_could_go_at_once_waits_for_its_scores() -> None:
+    control = plane({"order": "length_rank"}, settings=ALWAYS, priority_scheduling=True)
+    assert submit(control, "a", 0.0).wants_scores
+    assert control.dispatch(0.0) == ()
+    assert control.tier_context("a", SCORES, 0.001) is None
+    control.on_scores("a", SCORES, 0.001)
+    assert sent(control.dispatch(0.001)) == ["a"]
+    finish(control, "a", 1.0)
+    assert record_of(control, "a").scores == SCORES
+    assert [choice.stage for choice in record_of(control, "a").choices] == ["admit", "tier", "order", "place"]
+    assert control.counters()["score", "length", "scored"] == 1
+    assert control.counters()["score", "length", "skipped"] == 0
+
+
+def test_where_every_request_is_scored_none_waits_beyond_the_budget() -> None:
+    control = plane({"order": "length_rank"}, settings=ALWAYS)
+    submit(control, "a", 0.0)
+    assert control.tick(0.001).next_at == pytest.approx(ALWAYS.scoring_budget_s)
+    control.tick(ALWAYS.scoring_budget_s)
+    assert sent(control.dispatch(ALWAYS.scoring_budget_s)) == ["a"]
+    assert control.counters()["score", "length", "fallback"] == 1
+    assert control.fallbacks()["score", "length", "timeout"] == 1
+    control.on_scores("a", SCORES, 0.01)
+    assert control.counters()["score", "length", "scored"] == 0
+
+
+def test_a_tier_that_needs_no_scores_may_wait_for_them_all_the_same() -> None:
+    control = plane({"tier": "threshold", "order": "length_rank"}, pools=LADDER, settings=ALWAYS)
+    assert submit(control, "open", 0.0).wants_scores
+    assert control.dispatch(0.0) == ()
+    control.on_scores("open", SCORES, 0.001)
+    (dispatch,) = control.dispatch(0.001)
+    assert dispatch.pool == "large"
+
+
+def test_where_no_stage_needs_scores_nobody_waits_for_them() -> None:
+    control = plane({"tier": "static", "order": "fcfs"}, pools=LADDER, settings=ALWAYS)
+    assert not submit(control, "a", 0.0).wants_scores
+    assert sent(control.dispatch(0.0)) == ["a"]
+
+
 def test_a_ticket_whose_tier_is_open_waits_for_its_scores_and_a_pinned_one_does_not() -> None:
     control = plane({"tier": "router"}, pools=LADDER)
     assert submit(control, "open", 0.0).wants_scores

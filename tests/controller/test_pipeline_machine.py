@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import Phase, settings
@@ -14,6 +15,7 @@ from controller.settings import ControlSettings
 from controller.types import (
     Admitted,
     Dispatch,
+    Move,
     Rejected,
     Requeued,
     Result,
@@ -54,15 +56,20 @@ PICK = st.integers(0, 1000)
 class Machine(RuleBasedStateMachine):
     """Drives two control planes with the same events, and keeps its own books of what must be true."""
 
-    @initialize(choices=CHOICES)
-    def start(self, choices: dict[str, str]) -> None:
-        self.planes = [plane(choices, pools=POOLS, workers=1, max_inflight=2, settings=SETTINGS) for _ in range(2)]
+    @initialize(choices=CHOICES, always=st.booleans())
+    def start(self, choices: dict[str, str], always: bool) -> None:
+        chosen = replace(SETTINGS, score_always=always)
+        self.planes = [plane(choices, pools=POOLS, workers=1, max_inflight=2, settings=chosen) for _ in range(2)]
         self.now = 0.0
         self.submitted: list[str] = []
         self.waiting: set[str] = set()
         self.running: dict[str, Dispatch] = {}
         self.seen_token: set[str] = set()
         self.retried: set[str] = set()
+        self.continued: Counter[str] = Counter()
+        self.moves: Counter[str] = Counter()
+        self.produced: Counter[str] = Counter()
+        self.pool_of: dict[str, str] = {}
         self.ended: Counter[str] = Counter()
         self.results: dict[str, Result] = {}
         self.attempts: Counter[str] = Counter()
@@ -117,14 +124,19 @@ class Machine(RuleBasedStateMachine):
             self.waiting.discard(dispatch.ticket)
             self.running[dispatch.ticket] = dispatch
             self.attempts[dispatch.ticket] += 1
-            assert dispatch.attempt == self.attempts[dispatch.ticket] <= SETTINGS.max_attempts
+            again = self.continued[dispatch.ticket] + self.moves[dispatch.ticket]
+            assert dispatch.attempt == self.attempts[dispatch.ticket] <= SETTINGS.max_attempts + again
             assert self.workers[dispatch.worker] == dispatch.pool
+            if again:
+                assert dispatch.pool == self.pool_of[dispatch.ticket], "an answer is one model's"
+            self.pool_of[dispatch.ticket] = dispatch.pool
 
     @precondition(lambda self: self.running)
     @rule(pick=PICK, tokens=st.integers(1, 600))
     def progress(self, pick: int, tokens: int) -> None:
         name = self.pick_running(pick)
         self.seen_token.add(name)
+        self.produced[name] = max(self.produced[name], tokens)
         self.both(lambda control: control.on_tokens(name, tokens, self.now))
 
     @precondition(lambda self: self.running)
@@ -149,6 +161,33 @@ class Machine(RuleBasedStateMachine):
             assert isinstance(answer, Rejected)
             self.end(name, Result.FAILED)
 
+    @precondition(lambda self: self.running)
+    @rule(pick=PICK, code=st.sampled_from(["reset", "connect"]))
+    def fail_in_the_middle(self, pick: int, code: str) -> None:
+        name = self.pick_running(pick)
+        answer = self.both(
+            lambda control: control.on_worker_error(name, code, self.now, retryable=False, continues=True)
+        )
+        if isinstance(answer, Requeued):
+            assert name in self.seen_token, "there was nothing to continue"
+            self.continued[name] += 1
+            assert self.continued[name] <= SETTINGS.max_continuations
+            self.wait_again(name)
+        else:
+            assert isinstance(answer, Rejected)
+            self.end(name, Result.FAILED)
+
+    @precondition(lambda self: self.seen_token & set(self.running))
+    @rule(pick=PICK, to=PICK)
+    def move(self, pick: int, to: int) -> None:
+        names = sorted(self.seen_token & set(self.running))
+        name = names[pick % len(names)]
+        workers = [w for w, pool in sorted(self.workers.items()) if pool == self.running[name].pool] or ["gone"]
+        move = Move(name, workers[to % len(workers)], "test")
+        self.moves[name] += 1
+        assert isinstance(self.both(lambda control: control.on_moved(move, self.now)), Requeued)
+        self.wait_again(name)
+
     @precondition(lambda self: self.ended)
     @rule(pick=PICK)
     def hear_of_an_ended_ticket(self, pick: int) -> None:
@@ -170,7 +209,8 @@ class Machine(RuleBasedStateMachine):
         self.now += step
         tick = self.both(lambda control: control.tick(self.now))
         for rejected in tick.rejected:
-            self.end(rejected.ticket, Result.REJECTED)
+            begun = self.continued[rejected.ticket] + self.moves[rejected.ticket]
+            self.end(rejected.ticket, Result.FAILED if begun else Result.REJECTED)
         assert tick.next_at is None or tick.next_at > self.now - 1e-9
 
     @rule(pick=PICK, change=st.sampled_from(CHANGES))
@@ -229,10 +269,18 @@ class Machine(RuleBasedStateMachine):
         records = self.planes[0].drain_records()
         assert Counter(record.ticket for record in records) == Counter(self.submitted), "one record for every ticket"
         assert {record.ticket: record.result for record in records} == self.results
+        assert {r.ticket: r.continued for r in records if r.continued} == self.continued + self.moves
         assert records == self.planes[1].drain_records()
         view = self.planes[0].view(self.now)
         assert view.queued == 0
         assert all(pool.queued_work == 0 and worker.work == 0 for pool in view.pools for worker in pool.workers)
+
+    def wait_again(self, name: str) -> None:
+        del self.running[name]
+        self.waiting.add(name)
+        self.retried.add(name)
+        views = [view for view in self.planes[0].queued() if view.ticket == name]
+        assert [view.output_tokens for view in views] == [self.produced[name]], "what was produced still counts"
 
     def pick_running(self, pick: int) -> str:
         return sorted(self.running)[pick % len(self.running)]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import asdict, fields, replace
+
 from controller.records import RecordLog, row
-from controller.types import Result, Scores
+from controller.types import Alternative, Choice, Result, Scores
 from tests.controller.planes import LADDER, finish, plane, record_of, refused, submit
 
 
@@ -53,3 +55,13 @@ def test_rows_have_the_same_columns_whatever_became_of_the_request() -> None:
     assert (rows["refused"]["result"], rows["refused"]["code"]) == ("rejected", "model_not_found")
     assert (rows["left"]["result"], rows["left"]["code"]) == ("aborted", "client_left")
     assert rows["left"]["pool"] is None
+
+
+def test_every_field_of_a_choice_is_in_its_row() -> None:
+    choice = Choice("tier", "t", "p", (Alternative("p", 0.5, False, "w"),), 0.25, "timeout", (1.0, 2.0), "sha")
+    control = plane()
+    submit(control, "a", 0.0)
+    control.on_abort("a", 1.0)
+    (shown,) = row(replace(record_of(control, "a"), choices=(choice,)))["choices"]
+    assert shown == asdict(choice)
+    assert all(field.name in shown for field in fields(Choice))

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from controller.configuration import Configuration, parse
 from controller.store import ArtifactStore
 from gateway.application import GatewayApp, create_app
+from gateway.server import Waits, protocol
 from tests.upstream.servers import TIMEOUT, Exchange, Handler, Server
 from upstream import sse
 from upstream.client import Client, Response
@@ -62,6 +62,8 @@ class Gateway:
     app: GatewayApp
     url: str
     client: Client
+    tasks: set[asyncio.Task[None]]
+    """What the server waits for at its end."""
 
     async def post(
         self, body: bytes | dict[str, Any], path: str = CHAT, headers: dict[str, str] | None = None
@@ -128,18 +130,20 @@ def configured(*pools: dict[str, Any], **settings: Any) -> Configuration:
 @asynccontextmanager
 async def serving(configuration: Configuration, **options: Any) -> AsyncIterator[Gateway]:
     """The gateway, until the end of the block."""
+    waits = options.pop("waits", Waits())
     app = create_app(configuration, **{"store": ArtifactStore(None, None), **options})
-    config = uvicorn.Config(app, log_level="error", http="httptools", lifespan="on", access_log=False)
+    http = protocol(app, waits, app.runtime.clients)
+    config = uvicorn.Config(app, log_level="error", http=http, lifespan="on", access_log=False)
     config.load()
     lifespan = config.lifespan_class(config)
     await lifespan.startup()
     assert not lifespan.should_exit, "the gateway did not start"
     state = ServerState()
-    protocol = partial(HttpToolsProtocol, config=config, server_state=state, app_state=lifespan.state)
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    connection = partial(http, config=config, server_state=state, app_state=lifespan.state)
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
     try:
         async with Client() as client:
-            yield Gateway(app, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", client)
+            yield Gateway(app, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", client, state.tasks)
     finally:
         server.close()
         await lifespan.shutdown()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from controller.types import Scores
+from gateway.endpoints import LISTED, OTHER
 from predictors.types import Prompt
 from tests.gateway.harness import (
     CHAT,
@@ -88,12 +89,16 @@ def test_unknown_paths_and_methods_are_errors_of_openais_shape() -> None:
     async def scenario(gateway: Gateway, worker: Worker) -> None:
         for method, path, status in (
             (b"GET", "/v1/nothing", 404),
-            (b"POST", "/v1/nothing", 404),
+            (b"POST", "/v1/load_lora_adapter", 404),
+            (b"POST", "/sleep", 404),
+            (b"POST", "/collective_rpc", 404),
             (b"POST", "/health", 405),
             (b"GET", COMPLETIONS, 405),
+            (b"DELETE", "/tokenize", 405),
         ):
             async with gateway.client.stream(method, gateway.url + path) as response:
                 assert response.status == status
+                assert (response.header(b"allow") is not None) is (status == 405)
                 assert set(json.loads(await response.body())["error"]) == {"message", "type", "param", "code"}
 
     with_gateway(chat, scenario)
@@ -103,27 +108,62 @@ def test_the_openapi_document_is_true() -> None:
     async def scenario(gateway: Gateway, worker: Worker) -> None:
         document = await gateway.get("/openapi.json")
         paths = document["paths"]
-        assert set(paths) == {
-            CHAT,
-            COMPLETIONS,
+        assert {path for path in paths if not path.startswith("/admin/")} == {
+            *(endpoint.path for endpoint in LISTED),
+            OTHER.path,
+            "/v1/responses/{response_id}",
+            "/v1/responses/{response_id}/cancel",
             "/v1/models",
             "/v1/models/{name}",
             "/health",
             "/ready",
             "/metrics",
-            "/admin/fleet",
-            "/admin/queue",
-            "/admin/decisions",
-            "/admin/decisions/{ticket}",
-            "/admin/summary",
         }
+        assert {"/admin/fleet", "/admin/queue", "/admin/decisions", "/admin/summary"} < set(paths)
         for path, operations in paths.items():
             for method in operations:
-                url = gateway.url + path.replace("{name}", "p").replace("{ticket}", "t")
+                url = gateway.url + re.sub(r"{\w+}", "x", path)
                 async with gateway.client.stream(method.upper().encode(), url, body=b"{") as response:
-                    assert str(response.status) in {*operations[method]["responses"], "404"}, path
+                    described = operations[method]["responses"]
+                    assert str(response.status) in {*described, "404"}, path
+                    named = described.get(str(response.status), {}).get("headers", {})
+                    always = [name for name, header in named.items() if header["required"]]
+                    assert all(response.header(name.lower().encode()) for name in always), path
         references = re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document))
         assert set(references) <= set(document["components"]["schemas"])
+
+    with_gateway(chat, scenario)
+
+
+def test_the_document_tells_which_headers_and_types_an_answer_of_the_relay_has() -> None:
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        paths = (await gateway.get("/openapi.json"))["paths"]
+        for body, kind in ((HELLO, "application/json"), ({**HELLO, "stream": True}, "text/event-stream")):
+            async with await gateway.post(body) as response:
+                described = paths[CHAT]["post"]["responses"][str(response.status)]
+                assert (response.header(b"content-type") or b"").decode().partition(";")[0] == kind
+                assert kind in described["content"]
+                always = [name for name, header in described["headers"].items() if header["required"]]
+                assert len(always) == 4
+                assert all(response.header(name.lower().encode()) for name in always)
+        schema = paths["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]
+        assert set(schema) == {"application/json", "multipart/form-data"}
+        anthropic = paths["/v1/messages"]["post"]["responses"]["404"]["content"]["application/json"]["schema"]
+        assert anthropic == {"$ref": "#/components/schemas/AnthropicError"}
+
+    with_gateway(chat, scenario)
+
+
+def test_health_answers_a_head_without_a_body() -> None:
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        port = int(gateway.url.rpartition(":")[2])
+        for path in ("/health", "/ready"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"HEAD {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert body == b""
+            writer.close()
 
     with_gateway(chat, scenario)
 

@@ -218,6 +218,27 @@ def test_scores_order_the_queue() -> None:
     assert "score" in seen.steps
 
 
+def test_where_every_request_is_scored_the_dispatch_follows_its_scores_in_the_same_turn() -> None:
+    pools = (PoolSpec("p", "p-model", 0),)
+    settings = ControlSettings(score_always=True)
+    made = build({"order": ("length_rank", {})}, Resources(pools=pools, settings=settings))
+    control = ControlPlane(pools, made, aliases={"auto": ["p"]}, settings=settings)
+
+    async def scenario(driver: Driver, seen: Seen) -> None:
+        first = driver.submit(ticket("a"), PROMPT)
+        await first.dispatched()
+        second = driver.submit(ticket("b"), PROMPT)
+        assert second.dispatch is not None
+        assert seen.steps.count("score") == 2
+        for turn in (first, second):
+            turn.finish(Usage(5, 3))
+        await until(lambda: len(seen.records) == 2)
+
+    seen = drive(scenario, control=control, seats=4, scorer=Lengths())
+    assert all(record.scores is not None for record, _ in seen.records)
+    assert control.counters()["score", "length", "scored"] == 2
+
+
 def test_a_slow_scorer_holds_nobody_beyond_the_budget() -> None:
     async def scenario(driver: Driver, seen: Seen) -> None:
         driver.submit(ticket("a"), PROMPT)

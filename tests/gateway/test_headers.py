@@ -51,3 +51,10 @@ def test_the_client_learns_who_answered_and_not_how_it_was_framed() -> None:
     assert (b"x-a", b"1") in got
     assert (b"x-headway-worker", b"w") in got
     assert b"transfer-encoding" not in dict(got)
+
+
+@pytest.mark.parametrize("keep_key", [True, False])
+def test_the_workers_own_key_goes_in_place_of_whatever_the_client_showed(keep_key: bool) -> None:
+    sent = [(b"authorization", b"Bearer k"), (b"x-api-key", b"k")]
+    kept = to_worker(sent, b"id", dispatch(), keep_key=keep_key, key=b"Bearer worker")
+    assert kept == [(b"x-request-id", b"id"), (b"authorization", b"Bearer worker")]

@@ -13,6 +13,7 @@ from tests.gateway.harness import (
     DONE,
     HELLO,
     STREAM,
+    USAGE,
     Gateway,
     Worker,
     begin,
@@ -87,6 +88,72 @@ def test_a_stream_is_unaltered_whatever_the_chunks(end: bytes, asks: bool) -> No
             assert await gateway.ask({**STREAMING, **options}) == (200, expected)
 
     with_gateway(answer, scenario)
+
+
+def test_what_the_worker_says_last_of_all_is_not_lost_with_the_usage() -> None:
+    """vLLM writes its fingerprint on the usage event where there is one, and else on the one with the finish reason."""
+    choice = {"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}
+    random = Random(1)
+
+    def last(**more: Any) -> bytes:
+        return b"data: " + json.dumps({"id": "x", "choices": [choice], **more}).encode() + b"\n\n"
+
+    ours = {"id": "x", "choices": [], "usage": USAGE, "system_fingerprint": "fp"}
+    sent = event("a") + last() + b"data: " + json.dumps(ours).encode() + b"\n\n" + DONE
+
+    async def answer(exchange: Exchange) -> None:
+        await begin(exchange)
+        at = 0
+        while at < len(sent):
+            size = random.randint(1, 200)
+            await exchange.chunk(sent[at : at + size])
+            await asyncio.sleep(0)
+            at += size
+        await exchange.end()
+
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        for _ in range(25):
+            status, body = await gateway.ask(STREAMING)
+            assert (status, body.count(b"system_fingerprint")) == (200, 1)
+            assert body.replace(b',"system_fingerprint":"fp"', b"") == event("a") + last() + DONE
+        for _ in range(10):
+            assert await gateway.ask({**STREAMING, "stream_options": {"include_usage": True}}) == (200, sent)
+
+    with_gateway(answer, scenario)
+
+
+@pytest.mark.parametrize(
+    "asks", [{"continuous_usage_stats": True}, {"continuous_usage_stats": True, "include_usage": True}]
+)
+def test_what_else_is_asked_of_a_stream_survives(asks: dict[str, Any]) -> None:
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        assert (await gateway.ask({**STREAMING, "stream_options": asks}))[0] == 200
+        options = {"continuous_usage_stats": True, "include_usage": True}
+        assert (await worker.request()).json["stream_options"] == options
+
+    with_gateway(chat, scenario)
+
+
+def test_an_answer_may_take_so_long_in_all() -> None:
+    async def drip(exchange: Exchange) -> None:
+        await begin(exchange)
+        while not exchange.gone.is_set():
+            await exchange.chunk(event("a"))
+            await asyncio.sleep(0.01)
+
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        status, body = await gateway.ask(STREAMING)
+        assert status == 200
+        assert body.startswith(event("a"))
+        assert b'"code":"total_timeout"' in body
+        await (await worker.request()).client_left()
+        assert (await gateway.get("/health"))["status"] == "ok"
+        worker.answer = hold
+        status, error = await gateway.error(HELLO)
+        assert (status, error["code"]) == (504, "total_timeout")
+        assert len(worker.asked_for) == 2
+
+    with_gateway(drip, scenario, timeouts={"total_s": 0.1})
 
 
 def test_usage_is_asked_for_counted_and_taken_out_again() -> None:
@@ -423,7 +490,7 @@ def test_death_in_the_middle_of_a_stream_ends_it_with_an_error_and_harms_nobody_
         assert (error["type"], error["code"], error["param"]) == ("upstream_error", "worker_error", None)
         assert 'headway_worker_errors_total{code="connection_lost",worker="p-0"} 1.0' in await gateway.page()
 
-    with_gateway(answer, scenario, max_inflight=32)
+    with_gateway(answer, scenario, max_inflight=32, continuation={"mode": "off"})
 
 
 def test_a_worker_that_falls_silent_in_the_middle_is_not_waited_for() -> None:
@@ -450,7 +517,7 @@ def test_an_error_that_the_worker_reports_in_the_stream_passes_and_counts() -> N
         assert await gateway.ask(STREAMING) == (200, event("a") + failed + DONE)
         assert 'outcome="failed",pool="p"' in await gateway.page()
 
-    with_gateway(answer, scenario)
+    with_gateway(answer, scenario, continuation={"mode": "off"})
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
@@ -606,9 +673,8 @@ def test_a_server_that_waits_no_longer_says_so_too() -> None:
             await response.read()
             waiting = asyncio.ensure_future(gateway.error(HELLO))
             await until(lambda: len(gateway.app.runtime.plane.queued()) == 1)
-            for task in asyncio.all_tasks():  # as uvicorn does when the time to shut down is over
-                if "run_asgi" in repr(task.get_coro()):
-                    task.cancel()
+            for task in tuple(gateway.tasks):  # as uvicorn does when the time to shut down is over
+                task.cancel()
             await (await worker.request()).client_left()
             assert b'"code":"shutting_down"' in await response.body()
             status, error = await waiting
@@ -624,12 +690,13 @@ def test_a_fault_of_the_gateway_itself_is_told_and_leaves_nothing_behind(caplog:
         def broken(*_: Any, **__: Any) -> None:
             raise RuntimeError("a secret")
 
-        whole, gateway.app.runtime.client.send = gateway.app.runtime.client.send, broken  # type: ignore[method-assign, assignment]
+        client = gateway.app.runtime.upstreams.plain
+        whole, client.send = client.send, broken  # type: ignore[method-assign, assignment]
         status, error = await gateway.error(HELLO)
         assert (status, error["code"]) == (500, "internal_error")
         assert "secret" not in error["message"]
         assert gateway.app.runtime.driver.running == 0
-        gateway.app.runtime.client.send = whole  # type: ignore[method-assign]
+        client.send = whole  # type: ignore[method-assign]
         assert (await gateway.ask(HELLO))[0] == 200
 
     with_gateway(chat, scenario, max_inflight=1)

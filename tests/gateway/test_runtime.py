@@ -10,6 +10,7 @@ import pytest
 from controller.actuators import Exit
 from controller.types import WorkerSpec
 from tests.gateway.harness import HELLO, Gateway, Worker, chat, configured, drive, pool, serving, until
+from tests.upstream.servers import Exchange
 
 
 @pytest.mark.parametrize("prompt_text", [False, True])
@@ -95,3 +96,41 @@ def test_scaling_decisions_reach_the_actuator(monkeypatch: pytest.MonkeyPatch) -
 
 async def ready(gateway: Gateway, count: int) -> None:
     await until(lambda: gateway.app.runtime.ready_workers() == {"p": count})
+
+
+def test_a_started_worker_that_hangs_is_started_anew() -> None:
+    async def hang(exchange: Exchange) -> None:
+        await exchange.client_left()
+
+    async def scenario() -> None:
+        starter = Starter()
+        starter.healthy.set()
+        health = {"interval_s": 0.03, "report_interval_s": 0.03, "timeout_s": 0.1, "restart_after": 4}
+        async with serving(configured(scaled(), health=health), actuator=starter) as gateway:
+            await ready(gateway, 1)
+            starter.workers["p:0"].handler = hang
+            await until(lambda: "p:1" in starter.workers)
+            await ready(gateway, 1)
+            assert (await gateway.ask(HELLO))[0] == 200
+            assert starter.workers["p:1"].asked_for
+            summary = await gateway.get("/admin/summary")
+            (unresponsive,) = [event for event in summary["events"] if event["kind"] == "unresponsive"]
+            assert unresponsive["worker"] == "p:0"
+            assert "looks in a row failed" in unresponsive["detail"]
+
+    drive(scenario)
+
+
+def test_an_actuators_worker_is_not_the_operators_to_drain_or_remove() -> None:
+    async def scenario() -> None:
+        starter = Starter()
+        starter.healthy.set()
+        async with serving(configured(scaled()), actuator=starter) as gateway:
+            await ready(gateway, 1)
+            for method, path in ((b"POST", "p:0/drain"), (b"POST", "p:0/undrain"), (b"DELETE", "p:0")):
+                async with gateway.client.stream(method, f"{gateway.url}/admin/workers/{path}") as response:
+                    assert response.status == 409
+                    assert b"actuator_worker" in await response.body()
+            assert gateway.app.runtime.ready_workers() == {"p": 1}
+
+    drive(scenario)

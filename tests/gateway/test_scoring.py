@@ -20,6 +20,7 @@ class Length:
         self.go = threading.Event()
         self.go.set()
         self.seconds_each = 0.0
+        self.cpu_each = 0.0
         self.batches: list[list[str]] = []
         self.threads: set[int] = set()
 
@@ -28,6 +29,9 @@ class Length:
         self.threads.add(threading.get_ident())
         self.go.wait(5)
         time.sleep(self.seconds_each * len(prompts))
+        until = time.thread_time() + self.cpu_each * len(prompts)
+        while time.thread_time() < until:
+            pass
         if any(prompt.text == "fail" for prompt in prompts):
             raise RuntimeError("as asked")
         return [Scores(length_rank=float(len(prompt.text))) for prompt in prompts]
@@ -176,3 +180,64 @@ def test_what_nobody_waits_for_any_more_is_not_scored() -> None:
         assert desk.scorer.batches == [["here"], ["here"]]
 
     drive(lambda: Desk(5.0, lambda ticket: ticket != "gone"), scenario)
+
+
+def test_a_cheap_prompt_is_scored_at_once_in_the_loop() -> None:
+    async def scenario(desk: Desk) -> None:
+        desk.take("a")
+        await until(lambda: len(desk.handed) == 1)
+        desk.take("bb")
+        desk.take("ccc")
+        assert desk.handed[1:] == [("bb", Scores(2.0), ""), ("ccc", Scores(3.0), "")]
+        assert desk.scorer.batches[1:] == [["bb"], ["ccc"]]
+        assert threading.get_ident() in desk.scorer.threads
+        assert [prompts for prompts, _ in desk.timed] == [1, 1, 1]
+
+    drive(lambda: Desk(5.0), scenario)
+
+
+def test_a_dear_prompt_is_left_to_the_thread() -> None:
+    async def scenario(desk: Desk) -> None:
+        desk.scorer.cpu_each = 0.01
+        for text in ("a", "b", "c"):
+            desk.take(text)
+            await until(lambda text=text: desk.handed[-1:] == [(text, Scores(1.0), "")])  # type: ignore[misc]
+        assert threading.get_ident() not in desk.scorer.threads
+
+    drive(lambda: Desk(5.0), scenario)
+
+
+def test_prompts_that_become_dear_go_to_the_thread_and_come_back_when_they_are_cheap_again() -> None:
+    async def scenario(desk: Desk) -> None:
+        here = threading.get_ident()
+
+        async def score(text: str) -> bool:
+            """Whether it was scored in the loop."""
+            desk.scorer.threads.clear()
+            count = len(desk.handed)
+            desk.take(text)
+            await until(lambda: len(desk.handed) > count)
+            return here in desk.scorer.threads
+
+        await score("first")
+        assert await score("cheap")
+        desk.scorer.cpu_each = 0.01
+        assert await score("suddenly dear")
+        assert not await score("dear")
+        desk.scorer.cpu_each = 0.0
+        assert any([await score(f"cheap {number}") for number in range(12)])
+
+    drive(lambda: Desk(5.0), scenario)
+
+
+def test_a_prompt_that_fails_in_the_loop_goes_on_without_scores(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(desk: Desk) -> None:
+        desk.take("first")
+        await until(lambda: len(desk.handed) == 1)
+        desk.take("fail")
+        assert desk.handed[1] == ("fail", None, "error")
+        desk.take("fine")
+        assert desk.handed[2] == ("fine", Scores(4.0), "")
+
+    drive(lambda: Desk(5.0), scenario)
+    assert "goes on without scores" in caplog.text

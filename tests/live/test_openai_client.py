@@ -62,6 +62,35 @@ def test_completions(client: openai.OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == answer.choices[0].text
 
 
+def test_responses(client: openai.OpenAI) -> None:
+    answer = client.responses.create(
+        model=MODEL, input=SUM, max_output_tokens=12, temperature=0, store=False, extra_body=VISIBLE
+    )
+    assert answer.model == MODEL
+    assert answer.usage is not None
+    assert 0 < answer.usage.output_tokens <= 12
+
+
+def test_responses_stream(client: openai.OpenAI) -> None:
+    asked = client.responses.create(
+        model="auto", input=SUM, max_output_tokens=12, temperature=0, store=False, stream=True, extra_body=VISIBLE
+    )
+    kinds = [event.type for event in asked]
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+
+
+def test_what_the_client_has_no_method_for(client: openai.OpenAI, gateway: Gateway) -> None:
+    """vLLM's tokenizer endpoints, below ``/v1`` on neither server."""
+    server = client.with_options(base_url=gateway.url)
+    tokens = server.post("/tokenize", body={"model": MODEL, "prompt": "12 + 30"}, cast_to=object)
+    assert isinstance(tokens, dict)
+    assert tokens["count"] == len(tokens["tokens"]) > 0
+    text = server.post("/detokenize", body={"model": MODEL, "tokens": tokens["tokens"]}, cast_to=object)
+    assert isinstance(text, dict)
+    assert "12 + 30" in text["prompt"]
+
+
 def test_errors_are_the_clients_own_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-17"):
         client.chat.completions.create(model="gpt-17", messages=[{"role": "user", "content": "Hello"}])

@@ -467,3 +467,100 @@ def test_a_header_cannot_smuggle_another_one() -> None:
         assert server.exchanges == []
 
     drive(echo, scenario)
+
+
+# Pumping.
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.booleans())
+def test_what_is_pumped_is_the_body_and_the_last_piece_says_so(chunks: list[bytes], reused: bool) -> None:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.head()
+        for chunk in chunks:
+            await exchange.chunk(chunk)
+        await exchange.end()
+
+    async def scenario(client: Client, server: Server) -> None:
+        for _ in range(1 + reused):
+            pieces: list[tuple[bytes, bool]] = []
+            async with client.stream(b"GET", server.url) as response:
+                await response.pump(lambda data, last, into=pieces: into.append((data, last)))  # type: ignore[misc]
+            assert b"".join(data for data, _ in pieces) == b"".join(chunks)
+            assert [last for _, last in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert server.connections == 1
+
+    drive(answer, scenario)
+
+
+def test_what_the_sink_raises_is_raised_and_closes_the_socket() -> None:
+    async def scenario(client: Client, server: Server) -> None:
+        def sink(data: bytes, last: bool) -> None:
+            raise ValueError(data)
+
+        with pytest.raises(ValueError, match="first"):
+            async with client.stream(b"GET", server.url) as response:
+                await response.pump(sink)
+        await server.exchanges[0].client_left()
+        assert client.open_connections == 0
+
+    drive(hold_body, scenario)
+
+
+def test_a_pump_hands_on_what_came_before_the_worker_died() -> None:
+    async def dies(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.chunk(b"first")
+        await asyncio.sleep(0.02)
+        exchange.kill()
+
+    async def scenario(client: Client, server: Server) -> None:
+        pieces: list[bytes] = []
+        async with client.stream(b"GET", server.url) as response:
+            with pytest.raises(ConnectionLost):
+                await response.pump(lambda data, last: pieces.append(data))
+        assert pieces == [b"first"]
+
+    drive(dies, scenario)
+
+
+def test_a_pump_that_is_paused_holds_the_worker_back_and_is_not_idle() -> None:
+    sent = 0
+
+    async def flood(exchange: Exchange) -> None:
+        nonlocal sent
+        await exchange.head()
+        for _ in range(300):
+            await exchange.chunk(b"x" * 65536)
+            sent += 65536
+        await exchange.end()
+
+    async def scenario(client: Client, server: Server) -> None:
+        got = 0
+
+        def sink(data: bytes, last: bool) -> None:
+            nonlocal got
+            got += len(data)
+
+        async with client.stream(b"GET", server.url, timeouts=Timeouts(idle=0.2)) as response:
+            response.pause()
+            pumping = asyncio.ensure_future(response.pump(sink))
+            await asyncio.sleep(0.5)
+            assert got < sent < 300 * 65536
+            response.resume()
+            await pumping
+        assert got == 300 * 65536
+        async with client.stream(b"GET", server.url) as response:
+            assert await response.read(), "the connection reads again"
+
+    drive(flood, scenario)
+
+
+def test_a_pump_notices_a_worker_that_falls_silent() -> None:
+    async def scenario(client: Client, server: Server) -> None:
+        async with client.stream(b"GET", server.url, timeouts=Timeouts(idle=0.05)) as response:
+            with pytest.raises(IdleTimeout):
+                await response.pump(lambda data, last: None)
+        await server.exchanges[0].client_left()
+
+    drive(hold_body, scenario)

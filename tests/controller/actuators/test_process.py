@@ -99,6 +99,35 @@ def test_workers_get_names_and_ports_of_their_own_and_ports_come_back(tmp_path: 
     run(work())
 
 
+def test_a_port_on_which_a_server_is_still_starting_is_passed_over(tmp_path: Path) -> None:
+    async def work() -> None:
+        ports = free_ports(2)
+        first = int(ports.split("-")[0])
+        with socket.socket() as starting:  # vLLM binds first, loads its model, and listens minutes later
+            starting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            starting.bind(("127.0.0.1", first))
+            async with actuator(tmp_path, small=options(server(), ports)) as processes:
+                assert (await processes.launch("small")).url == f"http://127.0.0.1:{first + 1}"
+
+    run(work())
+
+
+def test_a_port_whose_connections_have_only_just_ended_is_free(tmp_path: Path) -> None:
+    async def work() -> None:
+        port = int(free_ports(1).split("-")[0])
+        with (
+            socket.create_server(("127.0.0.1", port)) as listener,
+            socket.create_connection(("127.0.0.1", port)) as client,
+        ):
+            accepted, _ = listener.accept()
+            accepted.close()  # the side that closes first keeps the port in TIME_WAIT
+            assert client.recv(1) == b""
+        async with actuator(tmp_path, small=options(server(), f"{port}-{port}")) as processes:
+            assert (await processes.launch("small")).url == f"http://127.0.0.1:{port}"
+
+    run(work())
+
+
 def test_a_port_that_another_program_holds_is_passed_over(tmp_path: Path) -> None:
     async def work() -> None:
         ports = free_ports(2)

@@ -274,7 +274,7 @@ def test_failed_starts_are_reported_and_tried_again_ever_more_slowly(failure: Ac
                 assert b.phases() == {}
                 b.at += pause - 0.01
                 b.reconciler.step()
-                assert not b.reconciler._tasks
+                assert all(task.done() for task in b.reconciler._tasks)
                 b.at += 0.02
             b.machines.fail = None
             await b.settled()
@@ -368,5 +368,42 @@ def test_real_processes_come_and_go(tmp_path: Path) -> None:
         finally:
             loop.cancel()
             await reconciler.close()
+
+    run(work())
+
+
+def test_one_that_lives_and_does_not_answer_is_ended_and_then_replaced_after_a_pause() -> None:
+    async def work() -> None:
+        async with bench() as b:
+            b.want(1)
+            await b.settled()
+            b.reconciler.unresponsive("small:1", "30 looks in a row failed")
+            b.reconciler.unresponsive("small:1", "31 looks in a row failed")
+            b.reconciler.unresponsive("listed", "not one of ours")
+            assert b.phases() == {"small:1": WorkerPhase.DRAINING}
+            b.reconciler.step()
+            assert b.machines.alive == ["small:1"]  # what it holds is not free yet
+            await b.until(lambda: b.phases() == {})
+            assert b.kinds()[2:] == [EventKind.UNRESPONSIVE, EventKind.STOPPED]
+            assert "30 looks" in b.events[2].detail
+            await asyncio.sleep(0.01)
+            assert b.machines.alive == []
+            b.at += 1.0
+            await b.until(lambda: b.phases() == {"small:2": WorkerPhase.READY})
+
+    run(work())
+
+
+def test_one_that_is_ended_already_is_the_first_to_be_given_up() -> None:
+    async def work() -> None:
+        async with bench() as b:
+            b.want(2)
+            await b.settled()
+            b.reconciler.unresponsive("small:2", "silent")
+            b.want(1)
+            await b.settled()
+            assert b.phases() == {"small:1": WorkerPhase.READY}
+            assert b.machines.alive == ["small:1"]
+            assert b.kinds().count(EventKind.STOPPED) == 1
 
     run(work())

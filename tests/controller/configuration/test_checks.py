@@ -6,6 +6,7 @@ import pytest
 
 from controller.configuration import parse
 from controller.errors import ConfigurationError
+from controller.types import Task
 from tests.controller.configuration.fleets import fleet, pool
 
 ACTUATOR = {"command": ["serve", "{port}"], "ports": "9000-9001"}
@@ -31,6 +32,7 @@ ACTUATOR = {"command": ["serve", "{port}"], "ports": "9000-9001"}
         (fleet(aliases={"auto": []}), "aliases.auto", "names no pool"),
         (fleet(aliases={"small": ["large"]}), "aliases.small", "already has this name"),
         (fleet(aliases={"org/large": ["small"]}), "aliases.org/large", "model of pool 'large'"),
+        (pool(1, adapters=["small"]), "pools[1].adapters", "'small' is a pool's or a model's name"),
         (fleet(tenants=[{"name": "a"}, {"name": "a"}]), "tenants[1].name", "already taken"),
         (fleet(stages={"tier": "treshold"}), "stages.tier.name", "did you mean 'threshold'?"),
         (fleet(stages={"tier": {"name": "threshold", "wait": 1}}), "stages.tier.wait", "did you mean 'wait_s'?"),
@@ -44,6 +46,20 @@ def test_contradictions_are_refused(data: dict[str, Any], key: str, says: str) -
     (problem,) = caught.value.problems
     assert problem.key == key
     assert says in problem.message
+
+
+def test_an_alias_may_not_hide_an_adapter() -> None:
+    data = pool(1, adapters=["bot"])
+    data["aliases"] = {"bot": ["small"]}
+    with pytest.raises(ConfigurationError, match=r"aliases.bot: an adapter of pool 'large' already has this name"):
+        parse(data)
+
+
+def test_tasks_are_known_ones_and_at_least_one() -> None:
+    assert parse(pool(1, tasks=["embed", "rerank"])).pools[1].spec().tasks == {Task.EMBED, Task.RERANK}
+    for wrong, says in ((["rank"], "'rerank'"), ([], "at least 1")):
+        with pytest.raises(ConfigurationError, match=says):
+            parse(pool(1, tasks=wrong))
 
 
 def test_a_ceiling_below_every_tier_is_refused() -> None:

@@ -1,24 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from controller.configuration import PriorityRange, Records, StageChoice, Stages
-
-
-@given(st.integers(), st.integers(), st.integers())
-def test_priorities_are_clamped_to_the_range(a: int, b: int, priority: int) -> None:
-    allowed = PriorityRange(min=min(a, b), max=max(a, b))
-    clamped = allowed.clamp(priority)
-    assert allowed.min <= clamped <= allowed.max
-    assert clamped == priority or not allowed.min <= priority <= allowed.max
-
-
-def test_a_range_is_not_upside_down() -> None:
-    with pytest.raises(ValidationError, match="min <= max"):
-        PriorityRange(min=1, max=0)
+from controller.configuration import Records, StageChoice, Stages
 
 
 def test_a_stage_is_a_name_or_a_name_with_options() -> None:

@@ -229,6 +229,8 @@ def test_tokenize_and_back() -> None:
         (TEXT, {"prompt": "x", "max_tokens": 5000}, 400, "BadRequestError", "max_tokens"),
         ("/detokenize", {"tokens": [3]}, 400, "BadRequestError", "tokens"),
         ("/nowhere", {}, 404, "Not Found", None),
+        ("/v1/embeddings", {"input": "x"}, 501, "Not Implemented", None),
+        ("/v1/messages", {"max_tokens": 1}, 501, "Not Implemented", None),
         ("/health", {}, 405, "Method Not Allowed", None),
     ],
 )
