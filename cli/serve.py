@@ -53,6 +53,8 @@ def serve(
 
     import uvicorn
 
+    _more_descriptors()
+
     from gateway.draining import GatewayServer
     from gateway.server import protocol
 
@@ -93,6 +95,16 @@ def serve(
         server.run(sockets)
     if not server.started:
         raise typer.Exit(3)
+
+
+def _more_descriptors() -> None:
+    """As many as the system allows: a stream holds two, and shells give 1,024."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _configuration(config: Path) -> Configuration:
