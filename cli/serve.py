@@ -66,7 +66,7 @@ def serve(
     address = listen.host if host is None else host
     port = listen.port if port is None else port
     if processes > 1 and member is None:
-        _warn_if_open(address, configuration.admin.token)
+        _warn_if_open(address, configuration)
         sockets = _bound(address, port, listen.reuse_port)
         options = ["--config", str(config), "--host", address, "--grace", str(grace), "--log-level", log_level]
         raise typer.Exit(_supervise(configuration, processes, options, sockets, grace))
@@ -74,7 +74,7 @@ def serve(
     place = _place(member, hub)
     app = _application(configuration, lambda: _reloaded(config), place)
     if place is None:
-        _warn_if_open(address, configuration.admin.token)
+        _warn_if_open(address, configuration)
     _quiet_collector()
     settings = uvicorn.Config(
         app,
@@ -220,10 +220,15 @@ def _actuator(configuration: Configuration) -> Actuator | None:
     return ProcessActuator(options, logs=home / "logs", environ=os.environ, probe=answers)
 
 
-def _warn_if_open(address: str, token: str | None) -> None:
+def _warn_if_open(address: str, configuration: Configuration) -> None:
+    """Say that anybody may administer the gateway; not where there are keys that could be had in that way."""
     import logging
 
-    if token is None and address not in ("127.0.0.1", "::1", "localhost"):
+    if configuration.admin.token is None and address not in ("127.0.0.1", "::1", "localhost"):
+        if configuration.holds_keys():
+            raise fail(
+                f"the file holds keys, and whoever reaches {address} could have them through /admin; set admin.token"
+            )
         logging.getLogger("headway.gateway").warning(
             "/admin and the status page are open to everybody who reaches %s; set admin.token to close them", address
         )

@@ -33,12 +33,13 @@ class Continuing:
             return False
         return self._expiry(state, now) > now
 
-    def movable(self, state: TicketState | None, worker: WorkerName) -> bool:
-        """Whether a running ticket may be moved to this worker."""
+    def movable(self, state: TicketState | None, worker: WorkerName, now: float) -> bool:
+        """Whether a running ticket may be moved to this worker; never one whose time to wait would be over."""
         if state is None or state.stand is not Stand.RUNNING or state.first_token_at is None:
             return False
         target = pool_of(state).workers.get(worker)
-        return target is not None and target.serves and target is not worker_of(state)
+        served = target is not None and target.serves and target is not worker_of(state)
+        return served and self._expiry(state, now) > now
 
     def requeue(self, state: TicketState, now: float, to: WorkerName | None = None) -> Requeued:
         """Wait for another worker, for ``to`` if it has room. The ticket has left the one it was on."""

@@ -268,7 +268,8 @@ class ControlPlane:
             return ()
         self._next_rebalance = now + interval
         moves = self.stages.rebalance.plan(self.view(now), self.running(), now)
-        return tuple([move for move in moves if self._continuing.movable(self._tickets.get(move.ticket), move.worker)])
+        find, may = self._tickets.get, self._continuing.movable
+        return tuple([move for move in moves if may(find(move.ticket), move.worker, now)])
 
     # What may be seen
 

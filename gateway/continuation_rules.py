@@ -16,7 +16,10 @@ from typing import Any
 from gateway.endpoints import Endpoint
 from gateway.openai import Call
 
-__all__ = ["CARRIED", "Mode", "greedy", "refusal", "stops", "text_refusal"]
+__all__ = ["CARRIED", "UNKNOWN_FIELD", "Mode", "greedy", "refusal", "stops", "text_refusal"]
+
+UNKNOWN_FIELD = "nothing is known about its field"
+"""How a refusal begins that goes on with a client's own words."""
 
 
 class Mode(StrEnum):
@@ -137,7 +140,7 @@ def refusal(call: Call) -> str | None:
             continue
         plain = _ONLY_PLAIN.get(name)
         if plain is None:
-            return f"nothing is known about its field {name[:40]!r}"
+            return f"{UNKNOWN_FIELD} {name[:40]!r}"
         if not any(value == allowed and isinstance(value, bool) is isinstance(allowed, bool) for allowed in plain):
             return f"it has {name}"
     if fields.get("seed") is not None and not greedy(fields):

@@ -152,11 +152,16 @@ class Finder:
     def _apply(self, search: _Search, found: frozenset[Address]) -> None:
         specs = {spec.name: spec for spec in (_spec(search.pool, search.wanted, address) for address in sorted(found))}
         known = {spec.name: spec for spec in self._roster.of(search.pool, Source.DNS)}
+        moved: set[str] = set()
         for name, spec in known.items():
             leaving = self._roster.draining(name)
             removes = leaving is not None and leaving.removes
             wanted = specs.get(name)
-            if wanted is None or wanted.url != spec.url:
+            if wanted is not None and wanted.url != spec.url:
+                self._roster.remove(name)  # what runs there goes on; the pool is not left without workers meanwhile
+                moved.add(name)
+                continue
+            if wanted is None:
                 if not removes:
                     self._roster.drain(name, search.wanted.drain_s)
                 continue
@@ -164,7 +169,7 @@ class Finder:
                 self._roster.undrain(name)
             if wanted != spec:
                 self._roster.resize(wanted)
-        for name in specs.keys() - known.keys():
+        for name in specs.keys() - (known.keys() - moved):
             try:
                 self._roster.add(specs[name], Source.DNS)
             except DuplicateWorker as taken:

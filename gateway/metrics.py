@@ -14,6 +14,7 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, generate_latest
 
 from controller.types import DecisionRecord, Result
+from gateway.continuation_rules import UNKNOWN_FIELD
 from gateway.instruments import Count, Counter, Histogram
 from gateway.metrics_fleet import ArtifactState, Reading, Standing, Status
 
@@ -152,6 +153,8 @@ class Metrics:
 
     def not_continued(self, why: str) -> None:
         """A stream could not go on."""
+        if why.startswith(UNKNOWN_FIELD):
+            why = UNKNOWN_FIELD  # a client's own words are no label
         self._not_continued.labels(why).inc()
 
     def recorded(self, record: DecisionRecord) -> None:

@@ -93,6 +93,8 @@ def parse(endpoint: Endpoint, body: bytes, wish: Wish, content_type: bytes = b""
     if wish.cache_key is not None:
         salt = wish.cache_key.salt(salt)
         imposed["cache_salt"] = salt
+    if endpoint.usage_option:
+        _integer(fields, "n")
     reading = endpoint.read(fields)
     for name in endpoint.stateful:
         if fields.get(name):

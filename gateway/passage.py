@@ -88,8 +88,7 @@ class Passage:
         if began:
             self._waits = False
             if not self._exchange.started:
-                if meter.error is not None and meter.error >= 500:
-                    raise WorkerFault(f"status_{meter.error}")
+                self._check(events)
                 self._turn.first_token()
                 self._begin()
             else:
@@ -109,6 +108,14 @@ class Passage:
                 self._exchange.write(events)
         if began:
             self.spent = self._now() - heard_at
+
+    def _check(self, events: bytes) -> None:
+        """Before the answer begins, what is none: another worker may stand in."""
+        error = self._meter.error
+        if error is not None and error >= 500:
+            raise WorkerFault(f"status_{error}")
+        if not events and self._meter.tokens == 0:
+            raise WorkerFault("empty")
 
     def _whole(self) -> bool:
         return self._continuation is None or self._meter.error is not None or self._continuation.finished()

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 Fields = Mapping[str, Any]
+_SHOWN = 20
+"""Members of a wrong value that are shown at most."""
 _CHARS_PER_TOKEN = 4
 """Of a body whose shape is not known."""
 _MODALITIES = {
@@ -186,6 +188,10 @@ def missing(param: str) -> ApiError:
 
 def wrong(param: str, right: str, value: object) -> ApiError:
     """A member of the wrong type; ``right`` says what it must be."""
+    if isinstance(value, str):
+        value = value[:61]
+    elif isinstance(value, list | dict) and len(value) > _SHOWN:  # a body may be large, and this is the event loop
+        value = f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     shown = json.dumps(value, default=str, ensure_ascii=False)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return ApiError(400, "invalid_type", f"{param!r} must be {right}, not {shown}", param=param)

@@ -299,7 +299,7 @@ class _Request:
                 await self._stream(call, turn, dispatch, response, going)
             elif going is not None and pending is not None:
                 going.declined()
-                raise WorkerFault(f"status_{response.status}")
+                raise WorkerFault(BUSY)  # it cannot take this up; nothing is wrong with it
             elif call.endpoint.generates:
                 await self._whole(turn, dispatch, response)
             else:

@@ -15,9 +15,11 @@ from gateway.errors import ApiError
 
 __all__ = ["RESERVED", "answers", "impose", "with_imposed"]
 
-RESERVED: Final = frozenset({"priority", "kv_transfer_params"})
-"""Taken out of every body. A ``priority`` is a wish that the controller hears; the other one tells a worker which hosts
-to fetch a cache from."""
+RESERVED: Final = frozenset({"priority", "kv_transfer_params", "ec_transfer_params"})
+"""Taken out of every body. A ``priority`` is a wish that the controller hears; the others tell a worker which hosts to
+fetch a cache from."""
+_INSIDE: Final = "vllm_xargs"
+"""What vLLM hands to its extensions under whatever names the client gives."""
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Whatever the endpoint: one that the gateway does not know may read any of them."""
 
@@ -30,6 +32,10 @@ def impose(
     ``longest`` is the tenant's limit, ``asked`` what the request says or is taken to say, if anything. Raises ApiError
     (400) for a request that asks for more.
     """
+    inside = fields.get(_INSIDE)
+    if isinstance(inside, Mapping) and not RESERVED.isdisjoint(inside):
+        name = ", ".join(sorted(RESERVED & inside.keys()))
+        raise ApiError(400, "reserved_field", f"{_INSIDE!r} must not hold {name}", param=_INSIDE)
     if longest is None:
         return asked, {}
     for name in _LIMITS:
@@ -37,6 +43,8 @@ def impose(
         if isinstance(value, int | float) and value > longest:
             message = f"{name!r} is {value}; this tenant's answers may have {longest} tokens at most (max_tokens)"
             raise ApiError(400, "max_tokens_exceeded", message, param=name)
+        if name in endpoint.limits and isinstance(value, int | float) and value < 0:
+            raise ApiError(400, "invalid_value", f"{name!r} must not be negative; it is {value}", param=name)
     if not endpoint.limits or any(fields.get(name) is not None for name in endpoint.limits):
         return asked, {}
     if asked is not None and asked <= longest:  # the worker's own default
@@ -57,6 +65,12 @@ def with_imposed(document: Document, members: Mapping[str, str | int]) -> Docume
 
 
 def answers(endpoint: Endpoint, fields: Mapping[str, Any]) -> int:
-    """How many answers are asked for (``n``), 1 where it is no sensible number."""
-    count = fields.get("n")
-    return count if endpoint.generates and type(count) is int and 1 <= count <= 1024 else 1
+    """How many answers are asked for: ``n`` to each of the prompts."""
+    if not endpoint.generates:
+        return 1
+    many = endpoint.path.endswith("/batch")
+    count, several = fields.get("n"), fields.get("messages" if many else "prompt")
+    each = count if (many or endpoint.usage_option) and type(count) is int and count > 1 else 1
+    if not isinstance(several, list) or not several or isinstance(several[0], int):
+        return each
+    return each * len(several)

@@ -59,6 +59,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._fresh = True
         self._head_size = 0
+        self._after_body = 0
         self._lingering = False
         self._unsent: int | None = None
         """Bytes that the client had still to take at the last look, while it does not keep up."""
@@ -95,6 +96,7 @@ class Connection(HttpToolsProtocol):
         if self._unparsed is not None:
             self._take_unparsed(data)
             return
+        within = self._in_head
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -103,10 +105,10 @@ class Connection(HttpToolsProtocol):
             if self._unparsed is not None:
                 self._take_unparsed(data[offer.args[0] :])
         else:
-            if self._in_head:
+            if self._in_head and (within or self._serving is None):  # else it may be another's body for the most part
                 self._head_size += len(data)
-                if self._head_size > _HEAD_LIMIT:
-                    self._refuse(_head_too_large())
+            if self._head_size > _HEAD_LIMIT or self._after_body > _HEAD_LIMIT:
+                self._refuse(_head_too_large())
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -128,7 +130,14 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._fresh = False
         self._head_size = 0
+        self._after_body = 0
         self._since = self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+        else:
+            self._after_body += len(name) + len(value)  # trailers, which nobody reads
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -243,8 +252,10 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
         elif self.flow.write_paused:
             self._look_at_stall(now)
+        elif self._serving is not None and cycle is not self._serving:
+            pass  # what follows on the same connection has time until the answer is out
         elif self._in_head or self._fresh:
-            if waited > waits.head:
+            if waited > waits.head and self._serving is None:
                 self._head_is_late()
         elif cycle is None or cycle.response_complete:
             if waited > waits.idle and not self.transport.is_closing():

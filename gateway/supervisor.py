@@ -74,7 +74,11 @@ class Supervisor:
         while not self._ending.is_set():
             began, run = time.monotonic(), run + 1
             name = f"{index}.{run}"
-            status, served = await self._once(name)
+            try:
+                status, served = await self._once(name)
+            except OSError as error:  # no memory or no process left: the others go on
+                _log.error("process %s could not be made: %s", name, error)
+                status, served = 1, False
             if self._ending.is_set():
                 return
             if not served and run == 1:

@@ -261,7 +261,11 @@ class Connection(asyncio.Protocol):
         if complete or self._broken is not None:
             self._wake()
         elif not self._held:
-            self._deadline = min(self._loop.time() + self._timeouts.idle, self._ends_at)
+            at = min(self._loop.time() + self._timeouts.idle, self._ends_at)
+            if self._timer is not None and self._timer.when() <= at:
+                self._deadline = at  # the timer looks again when it fires: nothing to do for each piece
+            else:
+                self._set_deadline(at)
 
     async def _wait(self, timeout: float) -> None:
         if self._error is not None:

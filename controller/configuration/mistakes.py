@@ -11,7 +11,22 @@ from pydantic_core import ErrorDetails
 from controller.configuration.source import Path
 from controller.errors import suggestion
 
-_SECRET = frozenset({"api_key", "cache_secret", "keys", "operator_keys", "token"})
+_SECRET = frozenset(
+    {
+        "admin",
+        "api_key",
+        "auth",
+        "cache_secret",
+        "cluster",
+        "headers",
+        "keys",
+        "operator_keys",
+        "redis",
+        "token",
+        "upstream",
+        "url",
+    }
+)
 """Keys whose values are not repeated: what a mistake says ends in logs."""
 
 Located = tuple[Path, str]

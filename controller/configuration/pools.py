@@ -20,6 +20,8 @@ def base_url(url: str) -> str:
         raise ValueError("not a base URL; write it like http://10.0.0.5:8000")
     if not (parts.port is None or 0 < parts.port < 65536):
         raise ValueError("not a port; it must lie between 1 and 65535")
+    if "@" in parts.netloc:
+        raise ValueError("a URL must hold no user or password; give the key as upstream.api_key_env")
     if parts.path.rstrip("/").endswith("/v1"):
         raise ValueError("leave /v1 out: the gateway appends it")
     return url.rstrip("/")

@@ -91,6 +91,12 @@ class Configuration(Section):
         """What the control plane is told of the pools."""
         return tuple(pool.spec() for pool in self.pools)
 
+    def holds_keys(self) -> bool:
+        """Whether there are keys of tenants, operators or upstreams that an open ``/admin`` would give away."""
+        reached = [access for pool in self.pools for access in (pool.upstream, *pool.upstreams().values())]
+        keyed = any(access.api_key or access.api_key_env or access.api_key_file for access in reached)
+        return keyed or bool(self.auth.operator_keys) or any(tenant.keys for tenant in self.tenants)
+
     def worker_specs(self) -> tuple[WorkerSpec, ...]:
         """Every listed worker."""
         return tuple(spec for pool in self.pools for spec in pool.worker_specs())

@@ -253,7 +253,6 @@ def test_the_request_for_the_rest_carries_what_says_how_tokens_are_chosen() -> N
         ({"use_beam_search": True}, "use_beam_search"),
         ({"vllm_xargs": {"a": 1}}, "vllm_xargs"),
         ({"tomorrows_field": 1}, "tomorrows_field"),
-        ({"n": True}, "n"),
     ],
 )
 def test_what_would_come_out_wrong_is_refused(fields: dict[str, Any], why: str) -> None:

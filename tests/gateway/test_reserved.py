@@ -185,8 +185,28 @@ def test_a_ticket_knows_what_its_request_weighs(endpoint: Endpoint) -> None:
 
 def test_several_answers_are_counted() -> None:
     assert asked(CHAT, n=3).ticket.answers == 3
+    assert asked(CHAT, n=5000).ticket.answers == 5000
     for strange in (None, 0, -1, 10**9, "3", True, 1.5):
         assert asked(MESSAGES, n=strange).ticket.answers == 1
+    for no_count in (None, 0, -1):
+        assert asked(CHAT, n=no_count).ticket.answers == 1
+    for what_workers_might_take_for_one in ("64", 64.0, True):
+        with pytest.raises(ApiError):
+            asked(CHAT, n=what_workers_might_take_for_one)
+
+
+def test_what_a_worker_is_told_to_fetch_cannot_come_in_by_a_side_door() -> None:
+    assert b"ec_transfer_params" not in asked(CHAT, ec_transfer_params={"host": "x"}).document.body
+    with pytest.raises(ApiError) as caught:
+        asked(CHAT, vllm_xargs={"kv_transfer_params": "x"})
+    assert (caught.value.status, caught.value.code) == (400, "reserved_field")
+    assert b"vllm_xargs" in asked(CHAT, vllm_xargs={"mine": 1}).document.body
+
+
+def test_a_negative_limit_is_none() -> None:
+    with pytest.raises(ApiError) as caught:
+        asked(CHAT, WISH._replace(longest_answer=100), max_tokens=-1)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_value")
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=named)

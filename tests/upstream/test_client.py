@@ -287,6 +287,24 @@ def test_a_worker_that_falls_silent() -> None:
     drive(hold_body, scenario)
 
 
+def test_a_pump_sees_silence_though_it_may_wait_long_for_the_first_piece() -> None:
+    async def handler(exchange: Exchange) -> None:
+        await exchange.head()
+        await asyncio.sleep(0.02)  # the client waits for the body by then
+        await exchange.chunk(b"first")
+        await exchange.gone.wait()
+
+    async def scenario(client: Client, server: Server) -> None:
+        response = await client.send(b"GET", server.url + "/", timeouts=Timeouts(first_byte=60, idle=0.05))
+        pieces: list[bytes] = []
+        with pytest.raises(IdleTimeout):
+            await asyncio.wait_for(response.pump(lambda data, last: pieces.append(data)), 10)
+        assert pieces == [b"first"]
+        response.close()
+
+    drive(handler, scenario)
+
+
 def test_a_worker_that_dribbles_on_is_ended_by_the_total() -> None:
     async def handler(exchange: Exchange) -> None:
         await exchange.head()
