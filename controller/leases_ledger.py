@@ -11,7 +11,7 @@ can know (``half_life_s``), by halves: without a leader a member itself halves i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.leases import HALVINGS, MemberName, Stamp, decayed
@@ -132,10 +132,6 @@ class Ledger:
             given[member] += more
             free -= more
         return given
-
-    def acknowledged(self, members: Iterable[MemberName]) -> bool:
-        """Whether everything that was granted has been applied."""
-        return all(not self._accounts[member].sent for member in members if member in self._accounts)
 
     def _halvings(self, account: _Account, now: float) -> int:
         if self._half_life_s is None:

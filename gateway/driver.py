@@ -180,10 +180,6 @@ class Driver:
         """Requests in the controller's hands."""
         return len(self._turns)
 
-    def knows(self, ticket: TicketId) -> bool:
-        """Whether a request of this id is under way."""
-        return ticket in self._turns
-
     def start(self) -> None:
         """Begin to keep time; call it in the event loop."""
         self._tick()

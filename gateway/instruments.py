@@ -7,10 +7,10 @@ They are read by prometheus_client's registry like its own, and written in the e
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from math import inf
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -72,18 +72,24 @@ class Distribution:
         self.total += value
 
 
-class Counter(Collector):
-    """Counters by labels; those without labels are there from the start."""
+Child = TypeVar("Child", Count, Distribution)
 
-    def __init__(self, name: str, help_: str, labels: Sequence[str] = (), *, registry: CollectorRegistry) -> None:
+
+class _Labelled(Collector, Generic[Child]):
+    """Children by labels' values; those without labels are there from the start."""
+
+    def __init__(
+        self, name: str, help_: str, labels: Sequence[str], make: Callable[[], Child], registry: CollectorRegistry
+    ) -> None:
         self._name, self._help, self._labels = name, help_, tuple(labels)
-        self._children: dict[tuple[str, ...], Count] = {}
+        self._make: Callable[[], Child] = make
+        self._children: dict[tuple[str, ...], Child] = {}
         if not labels:
             self.labels()
         registry.register(self)
 
-    def labels(self, *values: str) -> Count:
-        """The counter of these labels' values, in the order of their names."""
+    def labels(self, *values: str) -> Child:
+        """The child of these labels' values, in the order of their names."""
         child = self._children.get(values)
         if child is None:
             _check(self._labels, values)
@@ -91,8 +97,15 @@ class Counter(Collector):
                 values = (_BEYOND,) * len(values)
                 child = self._children.get(values)
         if child is None:
-            child = self._children[values] = Count()
+            child = self._children[values] = self._make()
         return child
+
+
+class Counter(_Labelled[Count]):
+    """Counters by labels."""
+
+    def __init__(self, name: str, help_: str, labels: Sequence[str] = (), *, registry: CollectorRegistry) -> None:
+        super().__init__(name, help_, labels, Count, registry)
 
     def describe(self) -> Iterable[Metric]:
         """Without any value."""
@@ -106,7 +119,7 @@ class Counter(Collector):
         return [family]
 
 
-class Histogram(Collector):
+class Histogram(_Labelled[Distribution]):
     """Histograms by labels; ``buckets`` are ascending upper bounds, without the infinite one."""
 
     def __init__(
@@ -118,25 +131,9 @@ class Histogram(Collector):
         buckets: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        self._name, self._help, self._labels = name, help_, tuple(labels)
-        self._bounds = (*buckets, inf)
-        self._shown = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
-        self._children: dict[tuple[str, ...], Distribution] = {}
-        if not labels:
-            self.labels()
-        registry.register(self)
-
-    def labels(self, *values: str) -> Distribution:
-        """The histogram of these labels' values, in the order of their names."""
-        child = self._children.get(values)
-        if child is None:
-            _check(self._labels, values)
-            if len(self._children) >= MOST:
-                values = (_BEYOND,) * len(values)
-                child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = Distribution(self._bounds)
-        return child
+        bounds = (*buckets, inf)
+        self._shown = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]
+        super().__init__(name, help_, labels, lambda: Distribution(bounds), registry)
 
     def describe(self) -> Iterable[Metric]:
         """Without any value."""

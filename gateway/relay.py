@@ -45,7 +45,7 @@ from gateway.trail import Trails
 from gateway.upstreams import Upstreams
 from gateway.usage import usage_at_end, usage_in
 from upstream.client import Response
-from upstream.errors import TotalTimeout, UpstreamError
+from upstream.errors import BodyTooLong, TotalTimeout, UpstreamError
 from upstream.types import Header, Timeouts
 
 __all__ = ["Relay", "RelaySettings"]
@@ -346,7 +346,12 @@ class _Request:
                 self._series.longest_gap(longest_gap)
 
     async def _whole(self, turn: Turn, dispatch: Dispatch, response: Response) -> None:
-        body = await response.body(_ANSWER_LIMIT)
+        try:
+            body = await response.body(_ANSWER_LIMIT)
+        except BodyTooLong as error:  # another worker would say as much
+            turn.abort(error.code)
+            message = f"the answer is larger than {_ANSWER_LIMIT} bytes; ask for it as a stream"
+            raise ApiError(502, "answer_too_large", message) from error
         began = self._relay.driver.now()
         if response.status < 400:
             turn.finish(_usage(body))

@@ -68,11 +68,6 @@ class Tenants:
         self.names = tuple(self._listed)
 
     @property
-    def proves(self) -> bool:
-        """Whether callers have keys of the gateway's own."""
-        return bool(self._keys)
-
-    @property
     def takes_keys(self) -> bool:
         """Whether a key that a client shows is meant for the gateway, and so not for workers."""
         return bool(self._listed or self._keys)

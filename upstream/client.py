@@ -14,7 +14,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from upstream.connection import Connection, Sink
-from upstream.errors import ConnectError, ConnectionLost, ConnectTimeout, ProtocolError
+from upstream.errors import BodyTooLong, ConnectError, ConnectionLost, ConnectTimeout
 from upstream.types import Header, Origin, Target, Timeouts
 
 __all__ = ["Client", "Response"]
@@ -90,7 +90,7 @@ class Response:
             yield chunk
 
     async def body(self, limit: int | None = None) -> bytes:
-        """The whole body. Raises ProtocolError if it is longer than ``limit`` bytes."""
+        """The whole body. Raises BodyTooLong if it is longer than ``limit`` bytes."""
         parts: list[bytes] = []
         size = 0
         while chunk := await self.read():
@@ -98,7 +98,7 @@ class Response:
             size += len(chunk)
             if limit is not None and size > limit:
                 self.close()
-                raise ProtocolError(f"the body is longer than {limit} bytes")
+                raise BodyTooLong(f"the body is longer than {limit} bytes")
         return b"".join(parts)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@
     ├── TotalTimeout            the whole exchange took longer than ``Timeouts.total``
     ├── ConnectionLost          the worker closed or reset the connection before the response was complete
     ├── ProtocolError           what arrived is not HTTP/1.1, or not what the endpoint promises
+    │   ├── BodyTooLong         the answer is longer than its caller would hold
     │   └── MetricsError        a metrics page without a series that headway needs
     └── UnexpectedStatus        an endpoint answered with a status that its caller cannot use
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BodyTooLong",
     "ConnectError",
     "ConnectTimeout",
     "ConnectionLost",
@@ -78,6 +80,12 @@ class ProtocolError(UpstreamError):
     """The worker's bytes are not HTTP/1.1, or its answer is not of the promised form."""
 
     code = "protocol_error"
+
+
+class BodyTooLong(ProtocolError):
+    """The answer is longer than whoever asked for it would hold; nothing is wrong with the worker."""
+
+    code = "body_too_long"
 
 
 class MetricsError(ProtocolError):

@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.harness import CHAT, HELLO, STREAM, Worker, begin, chat, event, pool, until
-from tests.upstream.servers import Exchange
+from tests.gateway.harness import CHAT, HELLO, STREAM, Worker, chat, held_until, pool, until
 from upstream.client import Client, Response
 from upstream.errors import UpstreamError
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST = event("a")
 START_S = 90.0
 """Importing everything takes two seconds on an idle machine."""
 
@@ -90,15 +88,7 @@ async def status(client: Client, url: str, **more: Any) -> int:
 def test_sighup_reads_the_file_again_and_sigterm_lets_a_stream_end(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 
-    async def held(exchange: Exchange) -> None:
-        if not exchange.json.get("stream"):
-            return await chat(exchange)
-        await begin(exchange)
-        await exchange.chunk(FIRST)
-        await go_on.wait()
-        await exchange.chunk(STREAM.removeprefix(FIRST))
-        await exchange.end()
-        return None
+    held = held_until(go_on)
 
     async def scenario() -> None:
         file = tmp_path / "gateway.json"

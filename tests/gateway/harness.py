@@ -192,7 +192,8 @@ def usage_event() -> bytes:
 
 
 DONE = b"data: " + sse.DONE + b"\n\n"
-STREAM = event("a") + event("b") + event('c "usage" \n\n "error"') + DONE
+FIRST = event("a")
+STREAM = FIRST + event("b") + event('c "usage" \n\n "error"') + DONE
 
 
 async def chat(exchange: Exchange) -> None:
@@ -217,6 +218,22 @@ async def begin(exchange: Exchange) -> None:
 async def hold(exchange: Exchange) -> None:
     """Take the request and never answer."""
     await exchange.client_left()
+
+
+def held_until(go_on: asyncio.Event) -> Handler:
+    """Answers at once, but of a stream sends :data:`FIRST` and waits for the rest."""
+
+    async def answer(exchange: Exchange) -> None:
+        if not exchange.json.get("stream"):
+            return await chat(exchange)
+        await begin(exchange)
+        await exchange.chunk(FIRST)
+        await go_on.wait()
+        await exchange.chunk(STREAM.removeprefix(FIRST))
+        await exchange.end()
+        return None
+
+    return answer
 
 
 async def hold_stream(exchange: Exchange) -> None:

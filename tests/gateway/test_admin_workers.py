@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.harness import (
+    FIRST,
     HELLO,
     STREAM,
     Gateway,
@@ -15,15 +16,12 @@ from tests.gateway.harness import (
     chat,
     configured,
     drive,
-    event,
     pool,
     serving,
     until,
     with_gateway,
 )
 from tests.upstream.servers import Exchange
-
-FIRST = event("a")
 
 
 async def call(gateway: Gateway, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -12,10 +12,7 @@ import dns.rrset
 import pytest
 
 from gateway.discovery import Address, LookupFailed, SystemResolver
-from tests.gateway.harness import HELLO, STREAM, Gateway, Worker, begin, chat, configured, drive, event, serving, until
-from tests.upstream.servers import Exchange
-
-FIRST = event("a")
+from tests.gateway.harness import HELLO, STREAM, Gateway, Worker, chat, configured, drive, held_until, serving, until
 
 
 class Names:
@@ -73,12 +70,7 @@ def test_addresses_join_as_they_appear_and_serve() -> None:
 def test_an_address_that_vanishes_is_drained_not_cut_and_may_come_back() -> None:
     go_on = asyncio.Event()
 
-    async def held(exchange: Exchange) -> None:
-        await begin(exchange)
-        await exchange.chunk(FIRST)
-        await go_on.wait()
-        await exchange.chunk(STREAM.removeprefix(FIRST))
-        await exchange.end()
+    held = held_until(go_on)
 
     async def scenario() -> None:
         async with Worker(held) as leaves, Worker(chat) as stays:

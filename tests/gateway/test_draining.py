@@ -16,12 +16,10 @@ from controller.store import ArtifactStore
 from gateway.application import GatewayApp, create_app
 from gateway.draining import GatewayServer, bind
 from gateway.server import protocol
-from tests.gateway.harness import CHAT, HELLO, STREAM, Worker, begin, chat, configured, drive, event, pool, until
+from tests.gateway.harness import CHAT, FIRST, HELLO, STREAM, Worker, begin, chat, configured, drive, pool, until
 from tests.upstream.servers import Exchange
 from upstream.client import Client, Response
 from upstream.errors import UpstreamError
-
-FIRST = event("a")
 
 
 @dataclass

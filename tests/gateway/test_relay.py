@@ -537,6 +537,23 @@ def test_a_refusal_of_the_request_passes_unaltered_and_is_not_held_against_the_w
     with_gateway(answer, scenario)
 
 
+def test_an_answer_too_large_to_hold_is_told_and_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.relay._ANSWER_LIMIT", 1000)
+
+    async def scenario() -> None:
+        async def long(exchange: Exchange) -> None:
+            await exchange.reply(b'{"x": "' + b"y" * 2000 + b'"}')
+
+        async with Worker(long) as one, Worker(long) as two, serving(configured(pool("p", one, two))) as gateway:
+            for _ in range(5):
+                status, body = await gateway.ask(HELLO)
+                assert (status, json.loads(body)["error"]["code"]) == (502, "answer_too_large")
+            assert len(one.asked_for) + len(two.asked_for) == 5
+            assert gateway.app.runtime.ready_workers() == {"p": 2}
+
+    drive(scenario)
+
+
 def test_no_worker_alive_is_told_and_a_worker_that_comes_back_is_used() -> None:
     async def scenario(gateway: Gateway, worker: Worker) -> None:
         await worker.stop()

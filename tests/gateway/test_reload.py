@@ -20,18 +20,14 @@ from tests.gateway.harness import (
     STREAM,
     Gateway,
     Worker,
-    begin,
     chat,
     configured,
     drive,
-    event,
+    held_until,
     pool,
     serving,
     until,
 )
-from tests.upstream.servers import Exchange
-
-FIRST = event("a")
 
 
 class Changing:
@@ -62,15 +58,7 @@ async def workers(gateway: Gateway) -> dict[str, tuple[str, str, int]]:
 def test_workers_come_go_and_change_while_a_stream_runs() -> None:
     go_on = asyncio.Event()
 
-    async def held(exchange: Exchange) -> None:
-        if not exchange.json.get("stream"):
-            return await chat(exchange)
-        await begin(exchange)
-        await exchange.chunk(FIRST)
-        await go_on.wait()
-        await exchange.chunk(STREAM.removeprefix(FIRST))
-        await exchange.end()
-        return None
+    held = held_until(go_on)
 
     async def scenario() -> None:
         async with Worker(held) as old, Worker(held) as stays, Worker(held) as new:
