@@ -69,7 +69,7 @@ class Observer(Protocol):
 class Turn:
     """One request in the controller's hands. Exactly one of ``finish``, ``abort`` and a final ``fail`` ends it."""
 
-    __slots__ = ("_break_off", "_driver", "_future", "dispatch", "move", "over", "scored_at", "ticket")
+    __slots__ = ("_break_off", "_driver", "_future", "_refusal", "dispatch", "move", "over", "scored_at", "ticket")
 
     def __init__(self, driver: Driver, ticket: Ticket) -> None:
         self._driver = driver
@@ -81,11 +81,21 @@ class Turn:
         self.move: Move | None = None
         """Where the request is to go on, while it is being broken off for that."""
         self._break_off: Callable[[], bool] | None = None
-        self._future: asyncio.Future[Dispatch] = asyncio.get_running_loop().create_future()
+        self._refusal: ApiError | None = None
+        self._future: asyncio.Future[Dispatch] | None = None
+        """Only while somebody waits."""
 
     async def dispatched(self) -> Dispatch:
         """Wait for a worker. Raises ApiError if the controller gives the request up."""
-        return await self._future
+        if self.dispatch is not None:
+            return self.dispatch
+        if self._refusal is not None:
+            raise self._refusal
+        self._future = asyncio.get_running_loop().create_future()
+        try:
+            return await self._future
+        finally:
+            self._future = None
 
     def first_token(self) -> None:
         """The worker has begun to answer; from now on the request stays where it is."""
@@ -134,18 +144,19 @@ class Turn:
     def resolve(self, dispatch: Dispatch) -> None:
         """For the driver: a worker was chosen."""
         self.dispatch = dispatch
-        if not self._future.done():
+        if self._future is not None and not self._future.done():
             self._future.set_result(dispatch)
 
     def refuse(self, error: ApiError) -> None:
         """For the driver: the controller gave the request up."""
-        if not self._future.done():
+        if self.dispatch is None:
+            self._refusal = error
+        if self._future is not None and not self._future.done():
             self._future.set_exception(error)
 
     def wait_again(self) -> None:
         """For the driver: the controller queued the request again."""
         self.dispatch = None
-        self._future = asyncio.get_running_loop().create_future()
 
 
 class Driver:

@@ -61,11 +61,11 @@ class Endpoint:
     required: tuple[str, ...] = ("model",)
     members: Mapping[str, Any] = field(default_factory=dict)
     """JSON schemas of further members that matter to the gateway."""
+    generates: bool = field(init=False)
+    """Whether tokens come out, so that its requests are ranked, and may choose a tier."""
 
-    @property
-    def generates(self) -> bool:
-        """Whether tokens come out, so that its requests are ranked, and may choose a tier."""
-        return self.task is Task.GENERATE
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "generates", self.task is Task.GENERATE)
 
 
 _TEXTS = {"type": ["string", "array", "null"]}

@@ -20,7 +20,7 @@ from gateway.form import Form, MalformedForm, is_form, read_form
 from gateway.isolation import CacheKey
 from gateway.nesting import deeper_than
 from gateway.reading import Reading, missing, wrong
-from gateway.reserved import answers, impose, with_imposed
+from gateway.reserved import RESERVED, answers, impose, with_imposed
 from predictors.types import Prompt
 
 __all__ = ["Call", "Endpoint", "Wish", "body_for", "parse"]
@@ -35,6 +35,8 @@ _GRAMMARS = (
 )
 _TELLING = frozenset({"tools", "functions", "response_format", "text", "output_config", *_GRAMMARS})
 """Members that say what a pool must be able to do."""
+_UNUSUAL = _TELLING | RESERVED | {"vllm_xargs", "cache_salt", "n", *Stateful}
+"""Members that have to be looked at where they are. Most requests have none of them, which is told at once."""
 _LONGEST_MODEL = 1024
 """Characters. A name outlives its request, in records, so a client must not choose how much memory it takes."""
 _LARGEST = 2**63 - 1
@@ -86,36 +88,37 @@ def parse(endpoint: Endpoint, body: bytes, wish: Wish, content_type: bytes = b""
     fields = document.fields
     if deeper_than(wish.max_depth, body, fields):
         raise _too_deep(wish.max_depth)
+    generates, plain = endpoint.generates, _UNUSUAL.isdisjoint(fields)
     model = _model(fields.get("model"))
     streams = endpoint.streams and _boolean(fields, "stream")
-    max_tokens, imposed = impose(endpoint, fields, wish.longest_answer, _max_tokens(endpoint, fields))
-    salt = _text(fields, "cache_salt") if endpoint.generates or wish.cache_key is not None else ""
-    if wish.cache_key is not None:
-        salt = wish.cache_key.salt(salt)
-        imposed["cache_salt"] = salt
-    if endpoint.usage_option:
-        _integer(fields, "n")
+    max_tokens = _max_tokens(endpoint, fields)
+    imposed: dict[str, str | int] = {}
+    if not plain or wish.longest_answer is not None:
+        max_tokens, imposed = impose(endpoint, fields, wish.longest_answer, max_tokens)
+    salt = ""
+    if not plain or wish.cache_key is not None:
+        salt = _salt(endpoint, fields, wish.cache_key, imposed)
+        _check_unusual(endpoint, fields)
     reading = endpoint.read(fields)
-    for name in endpoint.stateful:
-        if fields.get(name):
-            raise _only_there(name)
     ticket = Ticket(
         id=wish.id,
         model=model,
         tenant=wish.tenant,
-        prompt_chars=reading.chars + (_tool_chars(document) if endpoint.generates else 0),
+        prompt_chars=reading.chars if plain or not generates else reading.chars + _tool_chars(document),
         prompt_tokens=reading.tokens,
         max_tokens=max_tokens,
         needs=_needs(endpoint, reading, fields),
-        prefix=block_hashes(reading.text, salt=salt) if endpoint.generates else (),
+        prefix=block_hashes(reading.text, salt=salt) if generates else (),
         deadline=wish.deadline,
-        priority=_priority(wish, _wished(endpoint, fields)),
+        priority=_priority(wish, 0 if plain else _wished(endpoint, fields)),
         body_bytes=len(body),
         answers=answers(endpoint, fields),
     )
     adds_usage = streams and endpoint.usage_option and not _usage_asked(fields)
     prompt = Prompt(reading.text, max_tokens, reading.turns)
-    return Call(endpoint, with_imposed(document, imposed), ticket, prompt, streams, adds_usage)
+    if imposed or not plain:
+        document = with_imposed(document, imposed)
+    return Call(endpoint, document, ticket, prompt, streams, adds_usage)
 
 
 def body_for(call: Call, dispatch: Dispatch) -> bytes:
@@ -157,6 +160,24 @@ def _parse_form(endpoint: Endpoint, body: bytes, wish: Wish, content_type: bytes
     )
     streams = endpoint.streams and form.fields.get("stream", "").lower() in ("true", "1")
     return Call(endpoint, _NO_DOCUMENT, ticket, Prompt("", 1), streams, adds_usage=False, form=form)
+
+
+def _salt(
+    endpoint: Endpoint, fields: Mapping[str, Any], key: CacheKey | None, imposed: dict[str, str | int]
+) -> str:
+    """Of the prompt's cache: the client's own, or the tenant's, which is then imposed."""
+    salt = _text(fields, "cache_salt") if endpoint.generates or key is not None else ""
+    if key is not None:
+        salt = imposed["cache_salt"] = key.salt(salt)
+    return salt
+
+
+def _check_unusual(endpoint: Endpoint, fields: Mapping[str, Any]) -> None:
+    if endpoint.usage_option:
+        _integer(fields, "n")
+    for name in endpoint.stateful:
+        if fields.get(name):
+            raise _only_there(name)
 
 
 def _only_there(name: Stateful) -> ApiError:

@@ -76,14 +76,31 @@ class Passage:
     def __call__(self, chunk: bytes, last: bool) -> None:
         """A piece of the worker's stream."""
         heard_at = self._now()
-        if heard_at - self._heard_at > self.longest_gap and not self._waits:
-            self.longest_gap = heard_at - self._heard_at
-        self._heard_at = heard_at
-        meter = self._meter
+        gap, self._heard_at = heard_at - self._heard_at, heard_at
+        meter, continuation = self._meter, self._continuation
         events = meter.feed(chunk)
+        broken = None if continuation is None else continuation.broken
+        if not self._waits:
+            if gap > self.longest_gap:
+                self.longest_gap = gap
+            if not last and broken is None:
+                self._pass(events)
+                return
         if last:
             events += meter.end()
-        broken = None if self._continuation is None else self._continuation.broken
+            broken = None if continuation is None else continuation.broken
+        self._begin_or_end(events, last, broken, heard_at)
+
+    def _pass(self, events: bytes) -> None:
+        """In the middle of a stream."""
+        tokens = self._meter.tokens
+        if tokens - self._told >= _TELL_EVERY:
+            self._told = tokens
+            self._turn.tokens(self._before + tokens)
+        if events:
+            self._exchange.write(events)
+
+    def _begin_or_end(self, events: bytes, last: bool, broken: str | None, heard_at: float) -> None:
         began = self._waits and bool(events or (last and broken is None))
         if began:
             self._waits = False
@@ -101,11 +118,7 @@ class Passage:
             self._finish()
             self._exchange.end(events)
         else:
-            if meter.tokens - self._told >= _TELL_EVERY:
-                self._told = meter.tokens
-                self._turn.tokens(self._before + meter.tokens)
-            if events:
-                self._exchange.write(events)
+            self._pass(events)
         if began:
             self.spent = self._now() - heard_at
 

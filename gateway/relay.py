@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -97,9 +97,9 @@ class Relay:
         self._ids: Iterator[int] = itertools.count(1)
         self._prefix = prefix
 
-    async def __call__(self, exchange: Exchange) -> None:
+    def __call__(self, exchange: Exchange) -> Coroutine[None, None, None]:
         """Answer one request."""
-        await _Request(self, exchange, f"{self._prefix}-{next(self._ids):x}").run()
+        return _Request(self, exchange, f"{self._prefix}-{next(self._ids):x}").run()
 
 
 class _Request:
@@ -230,7 +230,7 @@ class _Request:
             trail.turn = turn
         try:
             while True:
-                dispatch = await turn.dispatched()
+                dispatch = turn.dispatch or await turn.dispatched()
                 if trail is not None:
                     trail.dispatched(dispatch)
                 try:

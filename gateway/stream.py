@@ -51,11 +51,16 @@ class StreamMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are complete by now."""
-        events = self._buffer.feed(chunk)
+        buffer = self._buffer
+        events = chunk if not buffer.tail and chunk.endswith(b"\n\n") else buffer.feed(chunk)
         if not events:
             return b""
         self.tokens += events.count(b"\n\n") or events.count(b"\n\r\n")
-        return self._inspected(events if self._screen is None else self._screen(events))
+        if self._screen is not None:
+            events = self._screen(events)
+        if self._held or self._drop_usage or b'"usage"' in events or b'"error"' in events:
+            return self._inspected(events)
+        return events
 
     def end(self) -> bytes:
         """What is left at the end of the stream."""

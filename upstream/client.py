@@ -93,13 +93,20 @@ class Response:
         """The whole body. Raises BodyTooLong if it is longer than ``limit`` bytes."""
         parts: list[bytes] = []
         size = 0
-        while chunk := await self.read():
-            parts.append(chunk)
+        connection = self._connection
+        while connection is not None:
+            if not connection.complete:
+                await connection.wait_for_body()
+            chunk = connection.take()
             size += len(chunk)
             if limit is not None and size > limit:
                 self.close()
                 raise BodyTooLong(f"the body is longer than {limit} bytes")
-        return b"".join(parts)
+            if connection.complete:
+                self.close()
+                connection = None
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Give the connection back if the exchange is over; otherwise close its socket now. Idempotent."""

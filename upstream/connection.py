@@ -57,9 +57,12 @@ class Connection(asyncio.Protocol):
         self._broken: Exception | None = None
         self._held = False
         self._timeouts = Timeouts()
+        self._idle = self._timeouts.idle
         self._ends_at = _NEVER
         self._deadline = _NEVER
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = _NEVER
+        """When the timer does."""
 
     # What the client calls.
 
@@ -86,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._head_size = 0
         self._active = True
         self._timeouts = timeouts
+        self._idle = timeouts.idle
         self._ends_at = _NEVER if timeouts.total == _NEVER else self._loop.time() + timeouts.total
 
     def write(self, data: bytes) -> None:
@@ -250,10 +254,14 @@ class Connection(asyncio.Protocol):
 
     def _hand_on(self) -> None:
         """Give the sink what has arrived."""
-        sink, complete = self._sink, self.complete
-        if sink is None or not (self._chunks or complete) or self._broken is not None:
+        sink, complete, chunks = self._sink, self.complete, self._chunks
+        if sink is None or not (chunks or complete) or self._broken is not None:
             return
-        data = self.take()
+        if len(chunks) == 1 and not self._paused:  # :meth:`take`, for the common case
+            data = chunks.pop()
+            self._buffered = 0
+        else:
+            data = self.take()
         try:
             sink(data, complete)
         except Exception as error:
@@ -261,8 +269,10 @@ class Connection(asyncio.Protocol):
         if complete or self._broken is not None:
             self._wake()
         elif not self._held:
-            at = min(self._loop.time() + self._timeouts.idle, self._ends_at)
-            if self._timer is not None and self._timer.when() <= at:
+            at = self._loop.time() + self._idle
+            if at > self._ends_at:
+                at = self._ends_at
+            if self._fires_at <= at:
                 self._deadline = at  # the timer looks again when it fires: nothing to do for each piece
             else:
                 self._set_deadline(at)
@@ -293,17 +303,18 @@ class Connection(asyncio.Protocol):
 
     def _set_deadline(self, at: float) -> None:
         self._deadline = at
-        if at == _NEVER or (self._timer is not None and self._timer.when() <= at):
+        if at == _NEVER or self._fires_at <= at:
             return
         self._stop_timer()
         self._timer = self._loop.call_at(at, self._on_timer)
+        self._fires_at = at
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._fires_at = None, _NEVER
         if self._deadline == _NEVER:
             return
         if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._on_timer)
+            self._set_deadline(self._deadline)
             return
         self._fail(self._late())
 
@@ -317,7 +328,7 @@ class Connection(asyncio.Protocol):
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._fires_at = None, _NEVER
 
 
 def _how(error: Exception | None) -> str:

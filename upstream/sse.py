@@ -26,29 +26,30 @@ class EventBuffer:
     ``limit`` bounds memory, in bytes: of a longer event, what has arrived passes at once.
     """
 
-    __slots__ = ("_limit", "_tail")
+    __slots__ = ("_limit", "tail")
 
     def __init__(self, limit: int = 1 << 20) -> None:
         self._limit = limit
-        self._tail = bytearray()
+        self.tail = bytearray()
+        """The incomplete event."""
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that are complete with this chunk, verbatim and joined; empty if none is."""
-        if not self._tail and chunk.endswith(b"\n\n"):
+        if not self.tail and chunk.endswith(b"\n\n"):
             return chunk
-        start = max(0, len(self._tail) - _LOOK_BACK)
-        self._tail += chunk
-        end = _last_end(self._tail, start)
-        if len(self._tail) - end > self._limit:
-            end = len(self._tail)
-        head = bytes(self._tail[:end])
-        del self._tail[:end]
+        start = max(0, len(self.tail) - _LOOK_BACK)
+        self.tail += chunk
+        end = _last_end(self.tail, start)
+        if len(self.tail) - end > self._limit:
+            end = len(self.tail)
+        head = bytes(self.tail[:end])
+        del self.tail[:end]
         return head
 
     def flush(self) -> bytes:
         """What is left when the stream has ended: an event without its empty line, or nothing."""
-        rest = bytes(self._tail)
-        self._tail.clear()
+        rest = bytes(self.tail)
+        self.tail.clear()
         return rest
 
 
