@@ -7,7 +7,6 @@ that reads a missing series as zero sends everything to one worker: a missing se
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 
 from upstream.errors import MetricsError
@@ -25,9 +24,9 @@ _ALIASES = {
     "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
 }
 _NEEDED = ("running", "waiting", "kv_usage")
-_FIELD_OF = {name: field for field, names in _ALIASES.items() for name in names}
 _LABELS = r"\{(?:[^\"}]|\"(?:[^\"\\]|\\.)*\")*\}"
-_SAMPLE = re.compile(rf"^({'|'.join(map(re.escape, _FIELD_OF))})(?:{_LABELS})?[ \t]+(\S+)", re.MULTILINE)
+_REST = re.compile(rf"(?:{_LABELS})?[ \t]+(\S+)")
+"""What follows a series' name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,8 @@ class WorkerMetrics:
 
 def parse(page: str) -> WorkerMetrics:
     """Read a metrics page. Raises MetricsError naming the series that is missing or is no number."""
-    by_name: dict[str, list[float]] = defaultdict(list)
-    for name, value in _SAMPLE.findall(page):
-        by_name[name].append(_number(name, value))
-    readings = {field: _first(by_name, names) for field, names in _ALIASES.items()}
+    page = f"\n{page}"
+    readings = {field: _first(page, names) for field, names in _ALIASES.items()}
     for field in _NEEDED:
         if not readings[field]:
             raise MetricsError(f"the metrics page has none of {', '.join(_ALIASES[field])}")
@@ -71,8 +68,28 @@ def parse(page: str) -> WorkerMetrics:
     )
 
 
-def _first(by_name: dict[str, list[float]], names: tuple[str, ...]) -> list[float]:
-    return next((by_name[name] for name in names if name in by_name), [])
+def _samples(page: str, name: str) -> list[float]:
+    """The series' values, which stand in lines one after the other, since all samples of a name are one group.
+
+    A page has fifty kilobytes, so names are looked for, and lines are not. Each line has its break before it here.
+    """
+    values: list[float] = []
+    line = f"\n{name}"
+    at = page.find(line)
+    while at >= 0:
+        rest = _REST.match(page, at + len(line))
+        if rest is None:  # a longer name
+            at = page.find(line, at + 1)
+            continue
+        values.append(_number(name, rest.group(1)))
+        at = page.find("\n", rest.end())
+        if not page.startswith(line, at):
+            break
+    return values
+
+
+def _first(page: str, names: tuple[str, ...]) -> list[float]:
+    return next((values for name in names if (values := _samples(page, name))), [])
 
 
 def _number(name: str, text: str) -> float:
