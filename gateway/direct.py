@@ -139,7 +139,11 @@ class DirectExchange(Exchange):
         if self.left or not data:
             return
         self.sent += len(data)
-        head, self._head = self._head, b""
+        head = self._head
+        if not head and self._chunked:  # the middle of a stream
+            self._carrier.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
+        self._head = b""
         if self._silent:
             data = head
         elif self._chunked:
@@ -243,7 +247,7 @@ class DirectExchange(Exchange):
 
 def head_lines(headers: Sequence[Header]) -> bytes:
     """Headers as lines, each with its line break. Raises ValueError if one of them would be two."""
-    block = b"".join([b"%b: %b\r\n" % header for header in headers])
+    block = b"\r\n".join([*map(b": ".join, headers), b""])
     if block.count(b"\n") != len(headers) or block.count(b"\r") != len(headers) or b"\0" in block:
         raise ValueError("a header of the answer holds a line break or a NUL")
     return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from controller.types import Dispatch
 from upstream.types import Header
@@ -35,6 +35,7 @@ _NOT_TO_WORKER = _HOP_BY_HOP | {
 }
 _NOT_TO_CLIENT = _HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
 _OURS = b"x-headway-"
+_RATES = b"x-ratelimit-"
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -66,11 +67,18 @@ def to_worker(
     return kept
 
 
-def from_worker(headers: Iterable[Header], id_: bytes, dispatch: Dispatch) -> list[Header]:
-    """The worker's headers for the client, without the framing, and who answered."""
-    kept = [(name, value) for name, value in headers if name not in _NOT_TO_CLIENT and not name.startswith(_OURS)]
-    kept.append((b"x-request-id", id_))
-    kept.append((b"x-headway-ticket", dispatch.ticket.encode()))
-    kept.append((b"x-headway-pool", dispatch.pool.encode()))
-    kept.append((b"x-headway-worker", dispatch.worker.encode()))
+def from_worker(
+    headers: Iterable[Header], id_: bytes, dispatch: Dispatch, rates: Sequence[Header] = ()
+) -> list[Header]:
+    """The worker's headers for the client, without the framing, and who answered; ``rates`` in place of a worker's own
+    rate limits, where the tenant has some."""
+    never = (_OURS, _RATES) if rates else _OURS
+    kept = [header for header in headers if header[0] not in _NOT_TO_CLIENT and not header[0].startswith(never)]
+    kept += (
+        (b"x-request-id", id_),
+        (b"x-headway-ticket", dispatch.ticket.encode()),
+        (b"x-headway-pool", dispatch.pool.encode()),
+        (b"x-headway-worker", dispatch.worker.encode()),
+        *rates,
+    )
     return kept

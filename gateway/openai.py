@@ -162,9 +162,7 @@ def _parse_form(endpoint: Endpoint, body: bytes, wish: Wish, content_type: bytes
     return Call(endpoint, _NO_DOCUMENT, ticket, Prompt("", 1), streams, adds_usage=False, form=form)
 
 
-def _salt(
-    endpoint: Endpoint, fields: Mapping[str, Any], key: CacheKey | None, imposed: dict[str, str | int]
-) -> str:
+def _salt(endpoint: Endpoint, fields: Mapping[str, Any], key: CacheKey | None, imposed: dict[str, str | int]) -> str:
     """Of the prompt's cache: the client's own, or the tenant's, which is then imposed."""
     salt = _text(fields, "cache_salt") if endpoint.generates or key is not None else ""
     if key is not None:

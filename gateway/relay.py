@@ -367,10 +367,7 @@ class _Request:
         await pass_on(self._exchange, turn, response, begin)
 
     def _own_headers(self, dispatch: Dispatch, headers: list[Header]) -> list[Header]:
-        ours = self._rate_limits()
-        if ours:
-            headers = [header for header in headers if not header[0].startswith(b"x-ratelimit-")]
-        return [*from_worker(headers, self._id, dispatch), *ours]
+        return from_worker(headers, self._id, dispatch, self._rate_limits())
 
     def _rate_limits(self) -> list[Header]:
         """What the tenant has left, where it is limited."""
