@@ -222,6 +222,7 @@ class Driver:
         if self._keep_prompts:
             self._prompts[ticket.id] = prompt
         if answer.wants_scores:
+            self._pumping = True  # scores that come at once need no pump of their own
             self._score(ticket.id, prompt)
         self._pump()
         return turn
@@ -285,7 +286,8 @@ class Driver:
         self._turns.pop(turn.ticket.id, None)
         self._waiting.discard(turn.ticket.id)
         self._drain_soon()
-        self.pump_soon()
+        if self._waiting:
+            self.pump_soon()
 
     def pump_soon(self) -> None:
         """Something has changed: let the controller dispatch, once for all that happens in this turn of the loop."""

@@ -124,7 +124,8 @@ class Metrics:
             buckets=_FINE,
             registry=self._registry,
         )
-        self._steps = {step: decision.labels(step).observe for step in ("submit", "dispatch", "score")}
+        self.steps = {step: decision.labels(step).observe for step in ("submit", "dispatch", "score")}
+        """What is told by :meth:`gateway.driver.Observer.decided`, by step, in seconds."""
         self._series: dict[tuple[str, str], Series] = {}
         self._registry.register(Reading(status, version))
 
@@ -138,10 +139,6 @@ class Metrics:
         if found is None:
             found = self._series[pool, class_] = Series(self, pool, class_)
         return found
-
-    def decided(self, step: str, seconds: float) -> None:
-        """See :meth:`gateway.driver.Observer.decided`."""
-        self._steps[step](seconds)
 
     def worker_error(self, worker: str, code: str) -> None:
         """A request failed on this worker."""

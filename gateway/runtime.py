@@ -297,7 +297,7 @@ class Runtime:
 
     def decided(self, step: str, seconds: float) -> None:
         """See :class:`gateway.driver.Observer`, also for what follows."""
-        self.metrics.decided(step, seconds)
+        self.metrics.steps[step](seconds)
 
     def recorded(self, record: DecisionRecord, prompt: Prompt | None) -> None:
         self.metrics.recorded(record)
