@@ -19,6 +19,7 @@ class Embeds(Protocol):
     """:class:`predictors.embedding.Embedder`."""
 
     def embed(self, texts: Sequence[str], /) -> NDArray[np.float32]: ...
+    def embed_one(self, text: str, /) -> NDArray[np.float32]: ...
 
 
 class LengthScores(Protocol):
@@ -36,6 +37,7 @@ class LengthPredictor(Protocol):
     """:class:`predictors.length.model.FastLength`."""
 
     def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32], /) -> LengthScores: ...
+    def predict_one(self, prompt: Prompt, embedding: NDArray[np.float32], /) -> tuple[float, float, bool]: ...
 
 
 class QualityScores(Protocol):
@@ -53,6 +55,7 @@ class QualityPredictor(Protocol):
     @property
     def models_(self) -> tuple[str, ...]: ...
     def predict(self, embeddings: NDArray[np.float32], /) -> QualityScores: ...
+    def predict_one(self, embedding: NDArray[np.float32], /) -> tuple[Sequence[float], bool]: ...
 
 
 class Scorer:
@@ -84,10 +87,28 @@ class Scorer:
         """One :class:`Scores` a prompt; ``None`` in it where a predictor is absent or out of its distribution."""
         if not prompts or (self._length is None and self._quality is None):
             return [Scores() for _ in prompts]
+        if len(prompts) == 1:
+            return [self._score_one(prompts[0])]
         embeddings = self._embedder.embed([prompt.text for prompt in prompts])
         lengths = self._lengths(prompts, embeddings)
         qualities = self._qualities(len(prompts), embeddings)
         return [Scores(rank, tokens, quality) for (rank, tokens), quality in zip(lengths, qualities, strict=True)]
+
+    def _score_one(self, prompt: Prompt) -> Scores:
+        """The same of one prompt, as a gateway asks, without arrays of one row."""
+        embedding = self._embedder.embed_one(prompt.text)
+        rank: float | None = None
+        tokens: float | None = None
+        quality: dict[PoolName, float] | None = None
+        if self._length is not None:
+            rank, tokens, known = self._length.predict_one(prompt, embedding)
+            if not known:
+                rank = tokens = None
+        if self._quality is not None:
+            row, known = self._quality.predict_one(embedding)
+            if known:
+                quality = {pool: row[column] for pool, column in self._columns.items()}
+        return Scores(rank, tokens, quality)
 
     def _lengths(
         self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]

@@ -16,13 +16,12 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-__all__ = ["Pieces"]
+__all__ = ["LONGEST", "REMEMBERED", "Pieces"]
 
 _SPACE: Final = "▁"
 _FINE: Final = re.compile(" *[^\x00-@\\[-`{-\x7f]+|\n| *[0-9]| *[^\nA-Za-z0-9 \x80-\U0010ffff]+| +")
 """Letters (all that is not ASCII counts as one), a line's end, a digit, punctuation; each with the spaces before it."""
 _COARSE: Final = re.compile(" +[^ ]*|[^ ]+")
-_BYTE: Final = re.compile("<0x[0-9A-F]{2}>")
 _NORMALISER: Final = {
     "type": "Sequence",
     "normalizers": [
@@ -30,8 +29,9 @@ _NORMALISER: Final = {
         {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
     ],
 }
-_REMEMBERED: Final = 65_536
-_LONGEST: Final = 40
+REMEMBERED: Final = 65_536
+"""Most pieces that are remembered."""
+LONGEST: Final = 40
 """Characters of a piece worth remembering."""
 
 
@@ -40,21 +40,30 @@ class Pieces:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         document = json.loads(tokenizer.to_str())
-        merged = _merged(document["model"])
-        self._usable = _cuttable(document, merged)
+        self.merges = _merges(document["model"])
+        """Neighbours that are merged, the earliest first."""
+        across = set(_across("".join(pair) for pair in self.merges))
+        self.usable = _cuttable(document, across)
+        """Whether texts may be cut at all."""
+        self.vocabulary_ids: Mapping[str, int] = document["model"]["vocab"] if self.usable else {}
+        """All tokens, with U+2581 for a space and ``<0x0A>`` for a byte."""
         self._tokenize = tokenizer.model.tokenize
-        special = "|".join([_SPACE, *(re.escape(token["content"]) for token in document["added_tokens"])])
-        self._whole = re.compile(special)
-        self._coarse = re.compile(f"[{''.join(re.escape(character) for character in sorted(_glued(merged)))}]|(?!)")
-        self._vocabulary: dict[str, list[int]] = {}
-        if self._usable:
-            words = (word for word in document["model"]["vocab"] if not _BYTE.fullmatch(word))
-            self._vocabulary = {word.replace(_SPACE, " "): self._ids(word) for word in words}
-        self._known = dict(self._vocabulary)
+        special = [_SPACE, *(token["content"] for token in document["added_tokens"])]
+        self._whole = re.compile("|".join(map(re.escape, special)))
+        self.openings = frozenset(token[0] for token in special)
+        """Characters without which a text is not :meth:`whole`."""
+        self.glued = frozenset(_glued(across))
+        """Characters that may be in one token with punctuation: texts that have one are cut at spaces only."""
+        self._coarse = re.compile(f"[{''.join(re.escape(character) for character in sorted(self.glued))}]|(?!)")
+        self._known: dict[str, list[int]] = {}
+
+    def whole(self, text: str) -> bool:
+        """Whether a text has special tokens in it, so that it must not be cut."""
+        return self._whole.search(text) is not None
 
     def ids(self, text: str) -> list[int] | None:
         """What ``encode(text, add_special_tokens=False).ids`` gives; ``None`` where only that itself can tell."""
-        if not self._usable or self._whole.search(text):
+        if not self.usable or self.whole(text):
             return None
         if not text:
             return []
@@ -68,9 +77,9 @@ class Pieces:
 
     def _learn(self, piece: str) -> list[int]:
         ids = self._ids(piece.replace(" ", _SPACE))
-        if len(piece) <= _LONGEST:
-            if len(self._known) >= _REMEMBERED:
-                self._known = dict(self._vocabulary)
+        if len(piece) <= LONGEST:
+            if len(self._known) >= REMEMBERED:
+                self._known = {}
             self._known[piece] = ids
         return ids
 
@@ -78,12 +87,12 @@ class Pieces:
         return [token.id for token in self._tokenize(normalised)]
 
 
-def _merged(model: Mapping[str, Any]) -> list[str]:
-    """Every text that a merge makes."""
-    return ["".join(merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in model.get("merges", ())]
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", ()))
+    return [(left, right) for left, right in pairs]
 
 
-def _cuttable(document: Mapping[str, Any], merged: Iterable[str]) -> bool:
+def _cuttable(document: Mapping[str, Any], across: Iterable[tuple[str, str]]) -> bool:
     """Whether texts may be cut where :data:`_FINE` cuts them, but for characters that are glued to punctuation."""
     model = document["model"]
     plain = (
@@ -95,12 +104,12 @@ def _cuttable(document: Mapping[str, Any], merged: Iterable[str]) -> bool:
         and not model["ignore_merges"]
         and not any(model[name] for name in ("continuing_subword_prefix", "end_of_word_suffix"))
     )
-    return plain and not any(right == _SPACE or (left.isascii() and right.isascii()) for left, right in _across(merged))
+    return plain and not any(right == _SPACE or (left.isascii() and right.isascii()) for left, right in across)
 
 
-def _glued(merged: Iterable[str]) -> set[str]:
+def _glued(across: Iterable[tuple[str, str]]) -> set[str]:
     """Characters beyond ASCII that some merge joins with ASCII punctuation."""
-    return {character for pair in _across(merged) for character in pair if not character.isascii()} - {_SPACE}
+    return {character for pair in across for character in pair if not character.isascii()} - {_SPACE}
 
 
 def _across(merged: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -64,9 +64,9 @@ def class_of(code: int) -> int:
     return _CLASSES.index(next((name for name, belongs in tests.items() if belongs), "punctuation"))
 
 
-def script_of(code: int) -> int:
-    """The script, among five, of a character beyond ASCII."""
-    return _SCRIPT_OF[int(np.searchsorted(_SCRIPT_STARTS, code, side="right")) - 1]
+def scripts_of(codes: NDArray[np.integer]) -> NDArray[np.intp]:
+    """The script, among five, of characters (n,) beyond ASCII; of others, any."""
+    return np.take(_SCRIPT_OF, np.searchsorted(_SCRIPT_STARTS, codes, side="right") - 1)
 
 
 _GROUPS_OF: Final = _positions()
@@ -184,8 +184,8 @@ def _shares(text: str) -> list[float]:
     shares = np.bincount(_CLASS_OF[codes if plain else codes[codes < 128]], minlength=len(_CLASSES)) / total
     if plain:
         return [*shares.tolist(), *(0.0 for _ in _SCRIPTS)]
-    blocks = np.searchsorted(_SCRIPT_STARTS, codes[codes >= 128], side="right") - 1
-    return [*shares.tolist(), *(np.bincount(np.take(_SCRIPT_OF, blocks), minlength=len(_SCRIPTS)) / total).tolist()]
+    scripts = np.bincount(scripts_of(codes[codes >= 128]), minlength=len(_SCRIPTS)) / total
+    return [*shares.tolist(), *scripts.tolist()]
 
 
 def _counts(text: str, lower: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from predictors.artifact import Artifact, ArtifactSchema, load
 from predictors.embedding import DIMENSIONS, EMBEDDING
+from predictors.length.calibration import Calibration
 from predictors.length.features import FEATURES, Readings, read
 from predictors.length.single import Single
 from predictors.length.trend import Places, Trend
@@ -31,7 +32,6 @@ RANKER_FILE: Final = "ranker.txt"
 TABLES_FILE: Final = "tables.json"
 ARRAYS_FILE: Final = "arrays.npz"
 _KNOTS: Final = ("score", "rank", "log_tokens")
-_FAR: Final = 1000.0
 _FEW: Final = 64
 """So many prompts are scored one by one, which is faster for each than all together."""
 _LIMITS: Final = ("least_likeness", "most_strangeness")
@@ -49,64 +49,6 @@ class LengthScores:
     rank: NDArray[np.float64]
     tokens: NDArray[np.float64]
     in_distribution: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Strictly increasing knots (k,): the trees' score, its rank among training prompts, the expected tokens there.
-
-    Between knots ranks are linear in the score, and the logarithm of tokens is linear in the rank. :meth:`through` adds
-    far knots, so that both go on at the slope of the outermost pieces.
-    """
-
-    score: Matrix
-    rank: Matrix
-    log_tokens: Matrix
-
-    def rank_of(self, score: float) -> float:
-        """:meth:`ranks` of one score."""
-        return _between(score, self.score, self.rank)
-
-    def tokens_at(self, rank: float) -> float:
-        """:meth:`tokens` at one rank."""
-        return float(np.exp(_between(rank, self.rank, self.log_tokens)))
-
-    @classmethod
-    def through(cls, score: Matrix, rank: Matrix, log_tokens: Matrix) -> Calibration:
-        """Through these knots (at least two), and on beyond them."""
-        return cls(*(_continued(values, score) for values in (score, rank, log_tokens)))
-
-    def ranks(self, scores: Matrix) -> Matrix:
-        """Ranks (n,) of raw scores."""
-        return np.asarray(np.interp(scores, self.score, self.rank), dtype=np.float64)
-
-    def tokens(self, ranks: Matrix) -> Matrix:
-        """Expected tokens (n,) at ranks."""
-        return np.asarray(np.exp(np.interp(ranks, self.rank, self.log_tokens)), dtype=np.float64)
-
-    def ranks_of_tokens(self, tokens: Matrix) -> Matrix:
-        """The inverse of :meth:`tokens`."""
-        return np.asarray(np.interp(np.log(tokens), self.log_tokens, self.rank), dtype=np.float64)
-
-
-def _continued(values: Matrix, score: Matrix) -> Matrix:
-    """Values at knots, and at two more where the score is ``_FAR`` times its range further out."""
-    far = _FAR * (score[-1] - score[0])
-    before = values[0] - far * (values[1] - values[0]) / (score[1] - score[0])
-    after = values[-1] + far * (values[-1] - values[-2]) / (score[-1] - score[-2])
-    return np.concatenate([[before], values, [after]])
-
-
-def _between(x: float, knots: Matrix, values: Matrix) -> float:
-    """``np.interp`` of one number, in its own arithmetic."""
-    at = int(knots.searchsorted(x, "right")) - 1
-    if at < 0:
-        return float(values[0])
-    if at >= len(knots) - 1:
-        return float(values[-1])
-    left, right = float(knots[at]), float(knots[at + 1])
-    low, high = float(values[at]), float(values[at + 1])
-    return low if x == left else (high - low) / (right - left) * (x - left) + low
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +84,8 @@ class FastLength:
         columns = 2 + len(FEATURES)
         if self._ranker.num_feature() != columns:
             raise ArtifactSchema(f"{RANKER_FILE} has {self._ranker.num_feature()} columns, not {columns}")
-        self._single = Single(trend, ranker)
+        knots = (calibration.score, calibration.rank, calibration.log_tokens)
+        self._single = Single(trend, ranker, knots, (guard.least_likeness, guard.most_strangeness))
 
     @classmethod
     def load(cls, path: Path) -> FastLength:
@@ -205,9 +148,17 @@ class FastLength:
             return LengthScores(np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_))
         if not self._single.usable or len(prompts) > _FEW:
             return self._together(prompts, embeddings)
-        rows = [self._alone(prompt, embedding) for prompt, embedding in zip(prompts, embeddings, strict=True)]
+        rows = [self.predict_one(prompt, embedding) for prompt, embedding in zip(prompts, embeddings, strict=True)]
         ranks, tokens, known = zip(*rows, strict=True)
         return LengthScores(np.array(ranks), np.array(tokens), np.array(known))
+
+    def predict_one(self, prompt: Prompt, embedding: NDArray[np.float32]) -> tuple[float, float, bool]:
+        """Rank, tokens, and whether it is in distribution, of one prompt and its embedding (256,): the same, faster."""
+        found = self._single.score(prompt, embedding) if self._single.usable else None
+        if found is not None:
+            return found
+        whole = self._together([prompt], embedding[None])
+        return float(whole.rank[0]), float(whole.tokens[0]), bool(whole.in_distribution[0])
 
     def _together(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> LengthScores:
         readings = read(prompts)
@@ -220,20 +171,6 @@ class FastLength:
             tokens[over] = limits[over]
             ranks[over] = self.calibration.ranks_of_tokens(limits[over])
         return LengthScores(ranks, tokens, self.guard.accepts(places))
-
-    def _alone(self, prompt: Prompt, embedding: NDArray[np.float32]) -> tuple[float, float, bool]:
-        """Rank, tokens, and whether it is in distribution: the same for one prompt, faster."""
-        found = self._single.score(prompt, embedding)
-        if found is None:
-            whole = self._together([prompt], embedding[None])
-            return whole.rank[0], whole.tokens[0], whole.in_distribution[0]
-        rank = self.calibration.rank_of(found.score)
-        tokens = self.calibration.tokens_at(rank)
-        if prompt.max_tokens and tokens > prompt.max_tokens:
-            tokens = float(prompt.max_tokens)
-            rank = float(self.calibration.ranks_of_tokens(np.array([tokens]))[0])
-        known = found.likeness >= self.guard.least_likeness and found.strangeness <= self.guard.most_strangeness
-        return rank, tokens, known
 
     def _scores(self, readings: Readings, places: Places) -> Matrix:
         columns = np.empty((len(readings.words), 2 + len(FEATURES)))

@@ -1,5 +1,5 @@
 """One prompt read in one compiled pass: the same features and the same sums over words as :mod:`.features` and
-:mod:`.trend` give, bit for bit. Prompts with characters beyond U+3000 or with digits beyond ASCII are left to those."""
+:mod:`.trend` give, bit for bit. Prompts with characters from U+20000 on or digits beyond ASCII are left to those."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.codes import FIXED, Codes, Entries, coded, find, hash_span, unpack
 from predictors.compiled import AVAILABLE, compiled
 from predictors.embedding import excerpt
+from predictors.intrinsics import prefetch
 from predictors.length import features
 from predictors.length.features import FEATURES
 from predictors.length.lexicon import GROUPS, LEADING
-from predictors.length.words import find, hash_span, word_table
+from predictors.length.words import EXTENT, FILLER, IDF, ITEM, LEADS, LEVEL, MASKS, PLACE, QUANTITY, word_table
 from predictors.types import Prompt
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "coded_twice", "read_text"]
 
-_KNOWN: Final = 0x3000
+_KNOWN: Final = 0x20000
 _LETTER, _DIGIT, _SPACE, _CLAUSE, _STRIPPED, _STRANGE = 1, 2, 4, 8, 16, 32
+_SHARE: Final = 8
+"""Where in what is known of a character the column of the share begins that it counts towards."""
 _GROUPS: Final = len(GROUPS)
 _LEADING: Final = len(LEADING)
 _CLASSES: Final = FEATURES.index("share_digit")
@@ -32,111 +36,127 @@ _ENDS: Final = FEATURES.index("ends_with_question")
 _WORDS: Final = FEATURES.index("log_clauses") - _GROUPS
 _HEADS: Final = FEATURES.index("log_clauses")
 _ASKED: Final = FEATURES.index("has_asked_extent")
+_LIMIT: Final = FEATURES.index("has_max_tokens")
 _REACH: Final = 3
 _MOST_ASKED: Final = 10_000.0
 _HEAD_CHARS: Final = 80
-_DISTINCT: Final = 2048
-"""Places for distinct words: a power of two, and twice as many as an excerpt can have."""
 
-Codes = NDArray[np.uint32]
 Floats = NDArray[np.float64]
+Characters = NDArray[np.uint16]
+Lexical = NDArray[np.float32]
 
 
 class Reader:
-    """Knows the words of the lexicon and of a trend, which are (idf, place weight, level weight) by word."""
+    """Knows characters, and the words of the lexicon and of a trend: (idf, place weight, level weight) by word."""
 
     def __init__(self, words: Mapping[str, tuple[float, float, float]]) -> None:
-        self._kinds, self._shares = _characters()
-        self._hashes, self._numbers, self._masks = word_table(words)
-        self.usable = AVAILABLE and len(np.unique(self._hashes)) == np.count_nonzero(self._hashes) + 1
+        self.characters = _characters()
+        self.entries, self.numbers = word_table(words)
+        keys = self.entries[:, 0]
+        self.usable = AVAILABLE and len(np.unique(keys)) == np.count_nonzero(keys) + 1
         """Whether :meth:`read` can be asked at all."""
-        if self.usable:
-            self.read(Prompt("Compiles the kernel."))
 
-    def read(self, prompt: Prompt) -> tuple[NDArray[np.float32], Floats] | None:
+    def read(self, prompt: Prompt) -> tuple[Lexical, Floats] | None:
         """Lexical features (F,), and the sums over words (2,) of the trend; ``None`` where this cannot tell."""
-        text = excerpt(prompt.text)
-        lexical = np.zeros(len(FEATURES), dtype=np.float32)
-        sums = np.zeros(2)
-        read = _read(
-            _codes(text),
-            _codes(text.lower()),
+        text, lower, plain = coded_twice(excerpt(prompt.text))
+        lexical, sums = np.zeros(len(FEATURES), dtype=np.float32), np.zeros(2)
+        limit = -1 if prompt.max_tokens is None else prompt.max_tokens
+        read = read_text(
+            text,
+            lower,
+            plain,
             len(prompt.text),
-            self._kinds,
-            self._shares,
-            self._hashes,
-            self._numbers,
-            self._masks,
+            limit,
+            prompt.turns,
+            self.characters,
+            self.entries,
+            self.numbers,
             lexical,
             sums,
         )
-        if not read:
-            return None
-        lexical[-3] = prompt.max_tokens is not None
-        lexical[-2] = math.log1p(max(prompt.max_tokens or 0, 0))
-        lexical[-1] = math.log1p(max(prompt.turns, 0))
-        return lexical, sums
+        return (lexical, sums) if read else None
 
 
-def _codes(text: str) -> Codes:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+def coded_twice(text: str) -> tuple[bytes, bytes, bool]:
+    """The text and its lower case for :func:`read_text`, and whether it is ASCII, which needs no lower case."""
+    if text.isascii():
+        return text.encode("ascii"), b"", True
+    return coded(text), text.lower().encode("utf-32-le", "surrogatepass"), False
 
 
-def _characters() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _characters() -> Characters:
     """Of each character: its kinds, as bits, and the column of the share that it counts towards."""
-    kinds = np.zeros(_KNOWN, dtype=np.uint8)
-    shares = np.empty(_KNOWN, dtype=np.uint8)
-    letter, digit = re.compile(r"[^\W\d_]"), re.compile(r"\d")
-    for code in range(_KNOWN):
-        character = chr(code)
-        kinds[code] = (
-            _LETTER * bool(letter.match(character))
-            + _DIGIT * bool(digit.match(character))
-            + _SPACE * character.isspace()
-            + _CLAUSE * (character in ".!?;:\n")
-            + _STRIPPED * (character in "*#'\"(),-")
-            + _STRANGE * bool(digit.match(character) and not character.isascii())
-        )
-        shares[code] = _SCRIPTS + features.script_of(code) if code >= 128 else _CLASSES + features.class_of(code)
-    return kinds, shares
+    everything = "".join(map(chr, range(_KNOWN)))
+    codes = np.arange(_KNOWN)
+    kinds = np.zeros(_KNOWN, dtype=np.uint16)
+    for kind, pattern in (
+        (_LETTER, r"[^\W\d_]"),
+        (_DIGIT, r"\d"),
+        (_SPACE, r"\s"),
+        (_CLAUSE, r"[.!?;:\n]"),
+        (_STRIPPED, r"[*#'\"(),-]"),
+    ):
+        kinds[[match.start() for match in re.finditer(pattern, everything)]] |= kind
+    kinds[(kinds & _DIGIT > 0) & (codes >= 128)] |= _STRANGE
+    shares = _SCRIPTS + features.scripts_of(codes)
+    shares[:128] = [_CLASSES + features.class_of(code) for code in range(128)]
+    return kinds | (shares << _SHARE).astype(np.uint16)
 
 
 @compiled
-def _read(
-    text: Codes,
-    lower: Codes,
+def read_text(
+    coded_text: bytes,
+    coded_lower: bytes,
+    plain: bool,
     chars: int,
-    kinds: NDArray[np.uint8],
-    shares: NDArray[np.uint8],
-    hashes: NDArray[np.uint64],
+    max_tokens: int,
+    turns: int,
+    characters: Characters,
+    entries: Entries,
     numbers: Floats,
-    masks: NDArray[np.int64],
-    lexical: NDArray[np.float32],
+    lexical: Lexical,
     sums: Floats,
 ) -> bool:
-    """Fill ``lexical`` but for its last three, and ``sums``; false where it cannot tell."""
-    for codes in (text, lower):
-        for code in codes:
-            if code >= _KNOWN or kinds[code] & _STRANGE:
-                return False
-    _read_characters(text, lower, kinds, shares, lexical)
-    words = _read_words(lower, kinds, hashes, numbers, masks, lexical, sums)
-    _read_heads(lower, kinds, hashes, masks, lexical)
+    """Fill ``lexical`` (F,) and ``sums`` (2,), both zeros, from :func:`coded_twice`; false where it cannot tell.
+
+    ``chars`` is the length of the whole text, ``max_tokens`` -1 for none.
+    """
+    text = unpack(coded_text, plain, 0)
+    if plain:
+        lower = text.copy()
+        for at in range(len(lower)):
+            lower[at] += 32 if 65 <= lower[at] <= 90 else 0
+    else:
+        lower = unpack(coded_lower, plain, 0)
+        for codes in (text, lower):
+            for code in codes:
+                if code >= _KNOWN or characters[code] & _STRANGE:
+                    return False
+    _read_characters(text, lower, characters, lexical)
+    words = _read_words(lower, characters, entries, numbers, lexical, sums)
+    _read_heads(lower, characters, entries, lexical)
     lexical[0] = math.log1p(float(chars))
     lexical[1] = math.log1p(words * chars / max(len(text), 1))
+    lexical[_LIMIT] = max_tokens != -1
+    lexical[_LIMIT + 1] = math.log1p(float(max(max_tokens, 0)))
+    lexical[_LIMIT + 2] = math.log1p(float(max(turns, 0)))
     return True
 
 
 @compiled
-def _read_characters(
-    text: Codes, lower: Codes, kinds: NDArray[np.uint8], shares: NDArray[np.uint8], lexical: NDArray[np.float32]
-) -> None:
+def _log1p(count: int) -> float:
+    """Of a count, most of which are 0."""
+    return math.log1p(float(count)) if count else 0.0
+
+
+@compiled
+def _read_characters(text: Codes, lower: Codes, characters: Characters, lexical: Lexical) -> None:
     seen = np.zeros(_COUNTS, dtype=np.int64)
     counts = np.zeros(9, dtype=np.int64)
     lines, fence, dots = 0, 0, 0
     for at in range(len(text)):
         code = text[at]
-        seen[shares[code]] += 1
+        seen[characters[code] >> _SHARE] += 1
         lines += code == 10
         fence = fence + 1 if code == 96 else 0
         dots = dots + 1 if code == 46 else 0
@@ -148,15 +168,15 @@ def _read_characters(
         counts[7] += dots > 0 and dots % 3 == 0
         counts[8] += code == 124
     if lines:
-        counts[2] = _bullets(text, kinds)
-        counts[3] = _choices(lower, kinds)
-    lexical[2] = math.log1p(float(lines))
+        counts[2] = _bullets(text, characters)
+        counts[3] = _choices(lower, characters)
+    lexical[2] = _log1p(lines)
     for column in range(_CLASSES, _COUNTS):
         lexical[column] = seen[column] / max(len(text), 1)
     for kind in range(9):
-        lexical[_COUNTS + kind] = math.log1p(float(counts[kind]))
+        lexical[_COUNTS + kind] = _log1p(counts[kind])
     end = len(text)
-    while end > 0 and kinds[text[end - 1]] & _SPACE:
+    while end > 0 and characters[text[end - 1]] & _SPACE:
         end -= 1
     if end > 0:
         lexical[_ENDS] = text[end - 1] == 63
@@ -164,25 +184,25 @@ def _read_characters(
 
 
 @compiled
-def _bullets(text: Codes, kinds: NDArray[np.uint8]) -> int:
+def _bullets(text: Codes, characters: Characters) -> int:
     """Lines that begin with ``-``, ``*``, ``•`` or ``12.`` or ``12)``, and a space."""
     found, size = 0, len(text)
     for start in range(size):
         if start > 0 and text[start - 1] != 10:
             continue
         at = start
-        while at < size and kinds[text[at]] & _DIGIT:
+        while at < size and characters[text[at]] & _DIGIT:
             at += 1
         if at > start:
             mark = at < size and (text[at] == 46 or text[at] == 41)
         else:
             mark = text[at] == 45 or text[at] == 42 or text[at] == 0x2022
-        found += mark and at + 1 < size and kinds[text[at + 1]] & _SPACE != 0
+        found += mark and at + 1 < size and characters[text[at + 1]] & _SPACE != 0
     return found
 
 
 @compiled
-def _choices(lower: Codes, kinds: NDArray[np.uint8]) -> int:
+def _choices(lower: Codes, characters: Characters) -> int:
     """Lines that begin with ``a)``, ``(b)``, ``c.`` or ``d:``, and a space."""
     found, size = 0, len(lower)
     for start in range(size):
@@ -191,16 +211,16 @@ def _choices(lower: Codes, kinds: NDArray[np.uint8]) -> int:
         at = start + 1 if lower[start] == 40 else start
         if at + 2 < size and 97 <= lower[at] <= 100:
             mark = lower[at + 1]
-            found += (mark == 41 or mark == 46 or mark == 58) and kinds[lower[at + 2]] & _SPACE != 0
+            found += (mark == 41 or mark == 46 or mark == 58) and characters[lower[at + 2]] & _SPACE != 0
     return found
 
 
 @compiled
-def _word_end(lower: Codes, start: int, kinds: NDArray[np.uint8]) -> int:
+def _word_end(lower: Codes, start: int, characters: Characters) -> int:
     """Where the word that begins here ends: a number, or letters and perhaps ``'`` and more of them (a to z)."""
     at, size = start + 1, len(lower)
-    kind = _DIGIT if kinds[lower[start]] & _DIGIT else _LETTER
-    while at < size and kinds[lower[at]] & kind:
+    kind = _DIGIT if characters[lower[start]] & _DIGIT else _LETTER
+    while at < size and characters[lower[at]] & kind:
         at += 1
     if kind == _LETTER and at + 1 < size and lower[at] == 39 and 97 <= lower[at + 1] <= 122:
         at += 2
@@ -225,68 +245,93 @@ def _quantity(lower: Codes, start: int, end: int, named: float, before: float) -
 
 @compiled
 def _read_words(
-    lower: Codes,
-    kinds: NDArray[np.uint8],
-    hashes: NDArray[np.uint64],
-    numbers: Floats,
-    masks: NDArray[np.int64],
-    lexical: NDArray[np.float32],
-    sums: Floats,
+    lower: Codes, characters: Characters, entries: Entries, numbers: Floats, lexical: Lexical, sums: Floats
 ) -> int:
     """Fill in what words say; gives how many there are."""
-    keys = np.zeros(_DISTINCT, dtype=np.uint64)
-    often = np.zeros(_DISTINCT, dtype=np.int64)
-    places = np.empty(_DISTINCT, dtype=np.int64)
-    order = np.empty(_DISTINCT, dtype=np.int64)
-    words, distinct, letters = 0, 0, 0
-    tokens, items, number, number_at, spent_at = -1.0, 0.0, 0.0, -_REACH - 1, -1
-    at = 0
+    size = 2
+    while size < len(lower) + 2:
+        size *= 2
+    spans = np.empty((len(lower) + 1, 2), dtype=np.int32)
+    keys = np.empty(len(lower) + 1, dtype=np.uint64)
+    words, letters, at = 0, 0, 0
+    last = np.uint64(entries.shape[0] - 1)
     while at < len(lower):
-        if not kinds[lower[at]] & (_LETTER | _DIGIT):
+        if not characters[lower[at]] & (_LETTER | _DIGIT):
             at += 1
             continue
-        start = at
-        at = _word_end(lower, start, kinds)
-        key = hash_span(lower, start, at)
-        own = np.int64(key & np.uint64(_DISTINCT - 1))
-        while keys[own] != key and often[own] > 0:
-            own = (own + 1) & (_DISTINCT - 1)
-        if often[own] == 0:
-            keys[own] = key
-            places[own] = find(key, hashes)
-            order[distinct] = own
-            distinct += 1
-        often[own] += 1
-        place = places[own]
-        digits = kinds[lower[start]] & _DIGIT != 0
-        named = numbers[place, 0] if place >= 0 else 0.0
-        if named > 0.0 or digits:
-            number = _quantity(lower, start, at, named, number if words == number_at + 1 else 0.0)
-            number_at = words
-        elif words - number_at <= _REACH and place >= 0:
-            if numbers[place, 1] > 0.0 and number_at != spent_at:
-                tokens = max(tokens, 0.0, number * numbers[place, 1])
-                spent_at = number_at
-            elif masks[place, 2] & 2:
-                items = max(items, number)
-        words += 1
+        start, at = at, _word_end(lower, at, characters)
+        spans[words, 0], spans[words, 1] = start, at
+        keys[words] = hash_span(lower, start, at, np.uint64(FIXED))
+        prefetch(entries, int(np.int64(keys[words] & last)), 0)
         letters += at - start
-    _sum_words(places[order[:distinct]], often[order[:distinct]], numbers, masks, lexical, sums)
+        words += 1
+    distinct = _count_words(lower, spans[:words], keys[:words], size, characters, entries, numbers, lexical, sums)
     lexical[3] = letters / max(words, 1)
     lexical[4] = distinct / max(words, 1)
+    return words
+
+
+@compiled
+def _count_words(
+    lower: Codes,
+    spans: NDArray[np.int32],
+    keys: NDArray[np.uint64],
+    size: int,
+    characters: Characters,
+    entries: Entries,
+    numbers: Floats,
+    lexical: Lexical,
+    sums: Floats,
+) -> int:
+    """Count the words, and read what they ask for; gives how many distinct ones there are.
+
+    ``size`` is a power of two greater than the number of words.
+    """
+    slots = np.zeros(size, dtype=np.int32)
+    places = np.empty(len(keys), dtype=np.int64)
+    often = np.empty(len(keys), dtype=np.int64)
+    firsts = np.empty(len(keys), dtype=np.int64)
+    distinct = 0
+    tokens, items, number, number_at, spent_at = -1.0, 0.0, 0.0, -_REACH - 1, -1
+    for word in range(len(keys)):
+        key = keys[word]
+        slot = np.int64(key >> np.uint64(20)) & (size - 1)
+        while slots[slot] and keys[firsts[slots[slot] - 1]] != key:
+            slot = (slot + 1) & (size - 1)
+        if slots[slot] == 0:
+            firsts[distinct] = word
+            places[distinct] = find(key, entries)
+            often[distinct] = 0
+            distinct += 1
+            slots[slot] = distinct
+        often[slots[slot] - 1] += 1
+        place = places[slots[slot] - 1]
+        start = spans[word, 0]
+        named = numbers[place, QUANTITY] if place >= 0 else 0.0
+        if named > 0.0 or characters[lower[start]] & _DIGIT:
+            before = number if word == number_at + 1 else 0.0
+            number = _quantity(lower, start, spans[word, 1], named, before)
+            number_at = word
+        elif word - number_at <= _REACH and place >= 0:
+            if numbers[place, EXTENT] > 0.0 and number_at != spent_at:
+                tokens = max(tokens, 0.0, number * numbers[place, EXTENT])
+                spent_at = number_at
+            elif entries[place, MASKS] >> np.uint64(ITEM) & np.uint64(1):
+                items = max(items, number)
+    _sum_words(places[:distinct], often[:distinct], entries, numbers, lexical, sums)
     lexical[_ASKED] = tokens >= 0.0
     lexical[_ASKED + 1] = math.log1p(max(tokens, 0.0))
     lexical[_ASKED + 2] = math.log1p(items)
-    return words
+    return distinct
 
 
 @compiled
 def _sum_words(
     places: NDArray[np.int64],
     often: NDArray[np.int64],
+    entries: Entries,
     numbers: Floats,
-    masks: NDArray[np.int64],
-    lexical: NDArray[np.float32],
+    lexical: Lexical,
     sums: Floats,
 ) -> None:
     """Groups, and the trend's sums, of distinct words in the order in which they first came."""
@@ -297,36 +342,39 @@ def _sum_words(
         if place < 0:
             continue
         count = often[word]
-        for group in range(_GROUPS):
-            if masks[place, 0] >> group & 1:
+        mask, group = entries[place, MASKS] & np.uint64((1 << _GROUPS) - 1), 0
+        while mask:
+            if mask & np.uint64(1):
                 groups[group] += count
-        if numbers[place, 2] != 0.0:
-            value = (1.0 + math.log(float(count))) * numbers[place, 2]
-            place_sum += value * numbers[place, 3]
-            level_sum += value * numbers[place, 4]
+            mask >>= np.uint64(1)
+            group += 1
+        idf = numbers[place, IDF]
+        if idf != 0.0:
+            value = (1.0 + math.log(float(count))) * idf if count > 1 else idf
+            place_sum += value * numbers[place, PLACE]
+            level_sum += value * numbers[place, LEVEL]
             square += value * value
     norm = math.sqrt(square) if square > 0.0 else 1.0
     sums[0], sums[1] = place_sum / norm, level_sum / norm
     for group in range(_GROUPS):
-        lexical[_WORDS + group] = math.log1p(float(groups[group]))
+        lexical[_WORDS + group] = _log1p(groups[group])
 
 
 @compiled
 def _read_heads(
     lower: Codes,
-    kinds: NDArray[np.uint8],
-    hashes: NDArray[np.uint64],
-    masks: NDArray[np.int64],
-    lexical: NDArray[np.float32],
+    characters: Characters,
+    entries: Entries,
+    lexical: Lexical,
 ) -> None:
     counts = np.zeros(_LEADING, dtype=np.int64)
     heads, first, last = 0, 0, 0
     start, size = 0, len(lower)
     while start <= size:
         end = start
-        while end < size and not kinds[lower[end]] & _CLAUSE:
+        while end < size and not characters[lower[end]] & _CLAUSE:
             end += 1
-        head = _head(lower, start, min(end, start + _HEAD_CHARS), kinds, hashes, masks)
+        head = _head(lower, start, min(end, start + _HEAD_CHARS), characters, entries)
         if head >= 0:
             first = head if heads == 0 else first
             last = head
@@ -336,38 +384,38 @@ def _read_heads(
         if end == size:
             break
         start = end
-        while start < size and kinds[lower[start]] & _CLAUSE:
+        while start < size and characters[lower[start]] & _CLAUSE:
             start += 1
-        while start < size and kinds[lower[start]] & _SPACE:
+        while start < size and characters[lower[start]] & _SPACE:
             start += 1
-    lexical[_HEADS] = math.log1p(float(heads))
+    lexical[_HEADS] = _log1p(heads)
     for group in range(_LEADING):
         lexical[_HEADS + 1 + group] = first >> group & 1
         lexical[_HEADS + 1 + _LEADING + group] = last >> group & 1
-        lexical[_HEADS + 1 + 2 * _LEADING + group] = math.log1p(float(counts[group]))
+        lexical[_HEADS + 1 + 2 * _LEADING + group] = _log1p(counts[group])
 
 
 @compiled
-def _head(
-    lower: Codes, start: int, end: int, kinds: NDArray[np.uint8], hashes: NDArray[np.uint64], masks: NDArray[np.int64]
-) -> int:
+def _head(lower: Codes, start: int, end: int, characters: Characters, entries: Entries) -> int:
     """The leading groups of the first word that is no filler; -1 for none."""
     at = start
     while at < end:
-        if kinds[lower[at]] & _SPACE:
+        if characters[lower[at]] & _SPACE:
             at += 1
             continue
         left = at
-        while at < end and not kinds[lower[at]] & _SPACE:
+        while at < end and not characters[lower[at]] & _SPACE:
             at += 1
-        place = find(hash_span(lower, left, at), hashes)
-        if place >= 0 and masks[place, 2] & 1:
+        place = find(hash_span(lower, left, at, np.uint64(FIXED)), entries)
+        if place >= 0 and entries[place, MASKS] >> np.uint64(FILLER) & np.uint64(1):
             continue
-        right = at
-        while left < right and kinds[lower[left]] & _STRIPPED:
+        first, right = left, at
+        while left < right and characters[lower[left]] & _STRIPPED:
             left += 1
-        while left < right and kinds[lower[right - 1]] & _STRIPPED:
+        while left < right and characters[lower[right - 1]] & _STRIPPED:
             right -= 1
-        place = find(hash_span(lower, left, right), hashes)
-        return masks[place, 1] if place >= 0 else 0
+        if left > first or right < at:
+            place = find(hash_span(lower, left, right, np.uint64(FIXED)), entries)
+        leads = entries[place, MASKS] >> np.uint64(LEADS) if place >= 0 else np.uint64(0)
+        return int(np.int64(leads & np.uint64((1 << _LEADING) - 1)))
     return -1

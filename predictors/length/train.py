@@ -18,9 +18,10 @@ from scipy.linalg import solve
 from scipy.optimize import isotonic_regression
 from scipy.sparse import csr_array
 
+from predictors.length.calibration import Calibration
 from predictors.length.data import LengthData, LengthDataError
 from predictors.length.features import Readings, read
-from predictors.length.model import Calibration, FastLength, Guard, LengthScores
+from predictors.length.model import FastLength, Guard, LengthScores
 from predictors.length.target import Consensus, consensus
 from predictors.length.trend import Places, Trend, cosines, standardise
 from predictors.types import Prompt

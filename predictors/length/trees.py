@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.compiled import compiled
+from predictors.compiled import compiled, lined
 
 __all__ = ["Trees", "parse", "walk"]
 
@@ -19,6 +19,7 @@ _RAW = ("objective=lambdarank", "objective=regression")
 """Objectives whose prediction is the sum itself."""
 
 Integers = NDArray[np.int32]
+Shorts = NDArray[np.int16]
 Floats = NDArray[np.float64]
 
 
@@ -30,10 +31,9 @@ class Trees:
     """Of each tree, where its nodes begin (T,); a tree of one leaf begins at -1."""
     leaves: Integers
     """Of each tree, where its leaves begin (T,)."""
-    feature: Integers
+    branches: Shorts
+    """Of each node its feature, its left child and its right one (N, 3), and nothing (N,)."""
     threshold: Floats
-    left: Integers
-    right: Integers
     value: Floats
 
 
@@ -49,35 +49,27 @@ def parse(text: str) -> Trees | None:
     nodes = [len(tree.get("threshold", "").split()) for tree in trees]
     leaves = [len(tree["leaf_value"].split()) for tree in trees]
     starts = np.where(nodes, np.cumsum([0, *nodes[:-1]]), -1)
+    fields = [_integers(trees, name) for name in ("split_feature", "left_child", "right_child")]
+    if any(field.size and np.abs(field).max() > np.iinfo(np.int16).max for field in fields):
+        return None
     return Trees(
         starts.astype(np.int32),
         np.cumsum([0, *leaves[:-1]]).astype(np.int32),
-        _integers(trees, "split_feature"),
-        _floats(trees, "threshold"),
-        _integers(trees, "left_child"),
-        _integers(trees, "right_child"),
-        _floats(trees, "leaf_value"),
+        lined(np.stack([*fields, np.zeros_like(fields[0])], axis=1).astype(np.int16)),
+        lined(_floats(trees, "threshold")),
+        lined(_floats(trees, "leaf_value")),
     )
 
 
 @compiled
-def walk(
-    row: Floats,
-    nodes: Integers,
-    leaves: Integers,
-    feature: Integers,
-    threshold: Floats,
-    left: Integers,
-    right: Integers,
-    value: Floats,
-) -> float:
+def walk(row: Floats, nodes: Integers, leaves: Integers, branches: Shorts, threshold: Floats, value: Floats) -> float:
     """The sum of the trees' values for ``row`` (F,), finite, in LightGBM's order: the same bits."""
     total = 0.0
     for tree in range(nodes.shape[0]):
         node = 0 if nodes[tree] >= 0 else -1
         while node >= 0:
             at = nodes[tree] + node
-            node = left[at] if row[feature[at]] <= threshold[at] else right[at]
+            node = branches[at, 1] if row[branches[at, 0]] <= threshold[at] else branches[at, 2]
         total += value[leaves[tree] + ~node]
     return total
 

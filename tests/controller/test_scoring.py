@@ -23,6 +23,9 @@ class Embedder:
         self.calls += 1
         return np.array([[len(text), 1.0] for text in texts], np.float32)
 
+    def embed_one(self, text: str) -> NDArray[np.float32]:
+        return self.embed([text])[0]
+
 
 @dataclass
 class Lengths:
@@ -42,6 +45,10 @@ class Length:
         assert [len(prompt.text) for prompt in prompts] == embeddings[:, 0].tolist()
         return Lengths(embeddings[:, 0] / 10.0, embeddings[:, 0] * 2.0, embeddings[:, 0] > 0)
 
+    def predict_one(self, prompt: Prompt, embedding: NDArray[np.float32]) -> tuple[float, float, bool]:
+        one = self.predict([prompt], embedding[None])
+        return one.rank[0], one.tokens[0], one.in_distribution[0]
+
 
 class Quality:
     models_ = ("m-small", "m-other", "m-large")
@@ -49,6 +56,10 @@ class Quality:
     def predict(self, embeddings: NDArray[np.float32]) -> Qualities:
         table = np.tile(np.array([0.25, 0.5, 0.75], np.float32), (len(embeddings), 1))
         return Qualities(table, embeddings[:, 0] < 10)
+
+    def predict_one(self, embedding: NDArray[np.float32]) -> tuple[list[float], bool]:
+        one = self.predict(embedding[None])
+        return one.quality[0].tolist(), bool(one.in_distribution[0])
 
 
 POOLS = {"small": "m-small", "large": "m-large", "unknown": "m-unheard-of"}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predictors import embedding
+from predictors.compiled import AVAILABLE
 from predictors.embedding import EDGE_CHARS, Embedder, EmbeddingUnavailable, excerpt
 
 TEXTS = ["Write a poem.", "What is 2 + 2?", "Схема метро", "说明", "a" * 5000, "```py\nx = 1\n```", " ", "\ud800 lone"]
@@ -58,6 +59,37 @@ def test_threads_may_share_it(embedder: Embedder) -> None:
     with ThreadPoolExecutor(4) as pool:
         for rows in pool.map(lambda _: embedder.embed(TEXTS), range(16)):
             assert np.array_equal(rows, alone)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=1200) | st.text(st.sampled_from("the cat 12.\n<s>\u2581(\u00e9\u65e5"), max_size=200))
+def test_the_compiled_pass_gives_numpys_bits(embedder: Embedder, text: str) -> None:
+    fast = embedder.embed_one(text)
+    ids = embedder._tokenizer.encode(embedding._encodable(excerpt(text)), add_special_tokens=False).ids
+    rows = embedder._table[ids].astype(np.float32)
+    mean = rows.mean(axis=0) if ids else np.zeros(256, np.float32)
+    assert np.array_equal(fast, mean / np.float32(max(np.sqrt(mean.dot(mean)), 1e-12)))
+    assert np.array_equal(embedder._mean_of(embedding._encodable(excerpt(text))), mean)
+
+
+def test_all_numbers_in_half_precision_are_read() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    halves = bits.view(np.float16)
+    finite = np.isfinite(halves)
+    read = [embedding._single(half) for half in bits[finite]]
+    assert np.array_equal(np.array(read, np.float32), halves[finite].astype(np.float32))
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="without numba the other path is all there is")
+def test_what_is_remembered_begins_again_when_it_is_full(embedder: Embedder) -> None:
+    assert embedder._known is not None
+    before = embedder.embed_one("blorptastic fnordlings")
+    held = embedder._known.remembered.held
+    held[0] = len(embedder._known.remembered.entries)
+    assert np.array_equal(embedder.embed_one("blorptastic fnordlings"), before)
+    assert embedder._known.remembered.held is held
+    assert np.linalg.norm(embedder.embed_one("snarkified wibblers")) == pytest.approx(1.0, abs=1e-5)
+    assert embedder._known.remembered.held is not held
 
 
 def test_related_texts_are_nearer(embedder: Embedder) -> None:

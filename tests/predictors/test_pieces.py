@@ -68,11 +68,11 @@ def test_texts_that_hold_the_tokenizers_own_signs_are_left_to_it(known: Pieces) 
 
 
 def test_what_is_remembered_is_bounded(tokenizer: Tokenizer, known: Pieces, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "_REMEMBERED", len(known._known) + 50)
+    monkeypatch.setattr(pieces, "REMEMBERED", len(known._known) + 50)
     for number in range(60):
         text = "zq" * (1 + number % 20) + "xkcd" * (number // 20)
         assert known.ids(text) == whole(tokenizer, text)
-        assert len(known._known) <= pieces._REMEMBERED
+        assert len(known._known) <= pieces.REMEMBERED
 
 
 def test_a_tokenizer_whose_tokens_span_words_is_not_cut(tokenizer: Tokenizer) -> None:

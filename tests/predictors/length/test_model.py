@@ -6,19 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from predictors import artifact
 from predictors.artifact import ArtifactSchema, ArtifactTampered
 from predictors.length.card import Facts, write_ranker
-from predictors.length.model import ARRAYS_FILE, RANKER_FILE, SCHEMA, TABLES_FILE, Calibration, FastLength
+from predictors.length.model import ARRAYS_FILE, RANKER_FILE, SCHEMA, TABLES_FILE, FastLength
 from predictors.types import Prompt
 from tests.predictors.length import samples
-
-KNOTS = st.lists(st.floats(-100, 100), min_size=2, max_size=12, unique=True).filter(
-    lambda values: min(np.diff(sorted(values))) > 1e-3
-)
 
 
 def scored(model: FastLength, *prompts: Prompt) -> tuple[list[float], list[float], list[bool]]:
@@ -130,28 +124,3 @@ def test_an_array_of_objects_is_never_unpickled(model: FastLength, tmp_path: Pat
     np.savez(tmp_path / "a.npz", **{name: np.array([object()]) for name in ("mean", "scale")})
     with pytest.raises(ArtifactSchema):
         FastLength.from_files({**model.export(), ARRAYS_FILE: (tmp_path / "a.npz").read_bytes()})
-
-
-@given(KNOTS, st.lists(st.floats(-300, 300), min_size=1, max_size=20))
-def test_a_calibration_goes_through_its_knots_and_keeps_order_beyond_them(
-    knots: list[float], points: list[float]
-) -> None:
-    score, rank = np.sort(np.array(knots)), np.cumsum(np.linspace(0.5, 2.0, len(knots)))
-    calibration = Calibration.through(score, rank, rank)
-    assert calibration.ranks(score) == pytest.approx(rank, abs=1e-6)
-    assert (np.diff(calibration.ranks(np.sort(np.array(points)))) >= 0).all()
-    assert calibration.ranks(np.array([score[0] - 1.0, score[-1] + 1.0])) == pytest.approx(
-        [
-            rank[0] - (rank[1] - rank[0]) / (score[1] - score[0]),
-            rank[-1] + (rank[-1] - rank[-2]) / (score[-1] - score[-2]),
-        ]
-    )
-
-
-def test_a_calibration_can_be_inverted() -> None:
-    calibration = Calibration.through(
-        np.array([-1.0, 0.0, 2.0]), np.array([0.1, 0.5, 0.9]), np.log([10.0, 20.0, 400.0])
-    )
-    ranks = np.linspace(-0.2, 1.3, 9)
-    assert calibration.ranks_of_tokens(calibration.tokens(ranks)) == pytest.approx(ranks)
-    assert calibration.tokens(calibration.ranks(np.array([0.0]))) == pytest.approx([20.0])

@@ -63,6 +63,7 @@ def reader(trend: Trend) -> Reader:
 @example(text='please could you, (write) me: "a list". Why?', limit=64, turns=2)
 @example(text="", limit=0, turns=0)
 @example(text="x " * 900, limit=None, turns=1)
+@example(text="日本語で、詩を書いて。\u3000🙂 Ωß İstanbul \ud800\n• ok", limit=5, turns=1)
 def test_one_pass_reads_what_the_features_say_bit_for_bit(
     reader: Reader, trend: Trend, text: str, limit: int | None, turns: int
 ) -> None:
@@ -79,6 +80,6 @@ def test_one_pass_reads_what_the_features_say_bit_for_bit(
     assert tuple(sums) == trend._words(readings.words[0])
 
 
-@pytest.mark.parametrize("text", ["日本語", "٣ tips", "🙂"])
+@pytest.mark.parametrize("text", ["𠀀", "٣ tips", "\uff15 \ufb01"])
 def test_what_it_does_not_know_is_left_to_the_others(reader: Reader, text: str) -> None:
     assert reader.read(Prompt(text)) is None

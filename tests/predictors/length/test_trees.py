@@ -20,7 +20,7 @@ def booster(**parameters: object) -> lightgbm.Booster:
 
 
 def value(trees: Trees, row: np.ndarray) -> float:
-    return walk(row, trees.nodes, trees.leaves, trees.feature, trees.threshold, trees.left, trees.right, trees.value)
+    return walk(row, trees.nodes, trees.leaves, trees.branches, trees.threshold, trees.value)
 
 
 def test_the_shipped_trees_give_lightgbms_own_bits() -> None:

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.store import ArtifactStore, shipped_models
 from predictors.compiled import AVAILABLE
 from predictors.embedding import DIMENSIONS
 from predictors.quality.knn import KnnEstimator
 from predictors.quality.model import KnnQuality
 from predictors.quality.neighbours import KnnSettings
+from predictors.quality.scan import _halved
 from predictors.quality.table import Labelled
 from tests.predictors.quality.labels import MODELS, PRICES, clusters, unit
 
@@ -44,6 +46,31 @@ def test_one_prompt_at_a_time_gives_what_all_together_give(
     assert np.array_equal(alone.familiarity, together.familiarity)
     assert np.array_equal(alone.in_distribution, together.in_distribution)
     assert (alone.quality.dtype, alone.familiarity.dtype) == (np.float32, np.float32)
+    for query, quality, known in zip(queries, alone.quality, alone.in_distribution, strict=True):
+        assert model.predict_one(query) == (quality.tolist(), known)
+
+
+def test_the_shipped_bank_gives_the_same_bits() -> None:
+    model = KnnQuality.load(ArtifactStore(shipped_models(), None).resolve("quality/llmrouter"))
+    assert model._scan.usable
+    rng = np.random.default_rng(0)
+    near = model.bank.points[rng.choice(len(model.bank.points), 40)] + rng.normal(scale=0.03, size=(40, DIMENSIONS))
+    queries = np.vstack([unit(near), np.eye(2, DIMENSIONS)]).astype(np.float32)
+    alone, together = model.predict(queries), model._together(queries)
+    assert np.abs(alone.quality - together.quality).max() <= 2**-23
+    assert np.array_equal(alone.familiarity, together.familiarity)
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 716, 2048])
+def test_coarse_halves_and_rests_are_bounded(size: int) -> None:
+    points = np.random.default_rng(size).integers(-size, size + 1, (50, DIMENSIONS)).astype(np.int16)
+    points[0, :2] = size, -size
+    coarse, scale, (rest, reach) = _halved(points)
+    whole = (coarse.astype(np.int64) - 128) * scale
+    assert (coarse.dtype, whole.shape) == (np.uint8, points.shape)
+    assert np.abs(points - whole).max() <= scale * 0.5001
+    assert np.linalg.norm(points - whole, axis=1).max() == pytest.approx(rest)
+    assert np.linalg.norm(whole, axis=1).max() == pytest.approx(reach)
 
 
 def test_neighbours_that_tie_for_the_last_place_are_left_to_the_others() -> None:
