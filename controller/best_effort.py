@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from controller.dense_policy import OUTSIDE, DensePolicy
 from controller.errors import HeadwayError, UnknownArtifact
 from controller.observation import Codec, Mask, Observation
 from controller.policy import Policy, PolicyDecision, PolicyFailed, TrainedPolicy, load_policy
@@ -19,6 +20,7 @@ from controller.types import Alternative, Choice
 from predictors.artifact import ArtifactError, ArtifactMissing
 
 _SIGNALS = frozenset({Signal.QUALITY, Signal.LENGTH})
+_OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
 class BestEffortOptions(Options):
@@ -56,6 +58,8 @@ class BestEffort:
     ) -> None:
         self._trained = policy if isinstance(policy, TrainedPolicy) else None
         self._policy = policy.policy if isinstance(policy, TrainedPolicy) else policy
+        self._dense = self._trained.dense() if self._trained else None
+        self._sha256 = self._trained.sha256 if self._trained else None
         self._fallback = fallback
         self.codec = self._trained.codec if self._trained else codec or Codec(3)
         self.problem = None if policy else problem or Problem("no_artifact", "no policy is configured")
@@ -91,28 +95,46 @@ class BestEffort:
             return context.why or "no_scores"
         if context.scores.quality is None and context.scores.output_tokens is None:
             return "no_prediction"
+        return self._ask(context, self._policy) if self._dense is None else self._ask_at_once(context, self._dense)
+
+    def _ask(self, context: TierContext, policy: Policy) -> Choice | str:
         observation, mask = self.observe(context)
         if self._trained is not None and self._trained.outside(observation, self.codec.used(context)):
-            return "out_of_distribution"
+            return _OUT_OF_DISTRIBUTION
         try:
-            return self._choice(context, observation, mask, self._policy(observation, mask))
+            decision = policy(observation, mask)
         except PolicyFailed as error:
-            return f"policy_failed: {error}"
+            return _failed(error)
+        allowed: list[bool] = mask.tolist()
+        if not (0 <= decision.action < len(context.ladder) and allowed[decision.action]):
+            raise ValueError(f"the policy chose action {decision.action}, which the mask {allowed} forbids")
+        return self._choice(context, observation.tolist(), allowed, decision)
 
-    def _choice(self, context: TierContext, observation: Observation, mask: Mask, decision: PolicyDecision) -> Choice:
-        if not (0 <= decision.action < len(context.ladder) and mask[decision.action]):
-            raise ValueError(f"the policy chose action {decision.action}, which the mask {mask.tolist()} forbids")
-        shown = zip(context.ladder, decision.scores, mask.tolist(), strict=False)
-        alternatives = tuple([Alternative(name, score, allowed) for name, score, allowed in shown])
+    def _ask_at_once(self, context: TierContext, policy: DensePolicy) -> Choice | str:
+        """The same choice, without arrays and calls in between."""
+        allowed = self.codec.allowed(context)
+        action, observation, scores = policy.decide(self.codec.values(context), allowed, len(context.ladder))
+        if action < 0:
+            return _OUT_OF_DISTRIBUTION if action == OUTSIDE else _failed(PolicyFailed("not_finite"))
+        return self._choice(context, observation, allowed, PolicyDecision(action, tuple(scores)))
+
+    def _choice(
+        self, context: TierContext, observation: list[float], allowed: list[bool], decision: PolicyDecision
+    ) -> Choice:
+        shown = zip(context.ladder, decision.scores, allowed, strict=False)
         return Choice(
             "tier",
             self.name,
             context.ladder[decision.action],
-            alternatives,
+            tuple([Alternative(name, score, may) for name, score, may in shown]),
             decision.propensity,
-            features=tuple(observation.tolist()),
-            artifact=self._trained.sha256 if self._trained else None,
+            features=tuple(observation),
+            artifact=self._sha256,
         )
+
+
+def _failed(error: PolicyFailed) -> str:
+    return f"policy_failed: {error}"
 
 
 def _load(artifacts: ArtifactResolver | None, ref: str | None) -> TrainedPolicy | Problem:

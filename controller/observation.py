@@ -30,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.protocols import TierContext
-from controller.types import PoolName
 from predictors.artifact import feature_hash
 
 _POOL: Final = (("quality", 0.0, 1.0), ("inflight", 0.0, 2.0), ("queued", 0.0, 10.0), ("wait_s", 0.0, 60.0),
@@ -80,37 +79,50 @@ class Codec:
         """Whether there is a slot for every pool of the requested model."""
         return len(context.ladder) <= self.slots
 
-    def encode(self, context: TierContext) -> Observation:
-        """The observation (size,), clipped to ``low`` and ``high``; :class:`ValueError` where pools do not fit."""
+    def values(self, context: TierContext) -> list[float]:
+        """The observation before it is clipped; :class:`ValueError` where pools do not fit."""
         if not self.fits(context):
             raise ValueError(f"{len(context.ladder)} pools do not fit into {self.slots} slots")
+        view, scores = context.view, context.scores
+        quality = None if scores is None else scores.quality
         values: list[float] = []
         for name in context.ladder:
-            values += _pool(context, name)
+            pool = view.pool(name)
+            prior = pool.spec.prior_quality
+            expected = prior if quality is None else quality.get(name, prior)
+            if pool.limit:
+                inflight, queued = pool.inflight / pool.limit, pool.queued / pool.limit
+                values += (expected, inflight, queued, pool.expected_wait_s, pool.kv_usage)
+            else:
+                values += (expected, 2.0, 10.0, 60.0, pool.kv_usage)
         values += [0.0] * (len(_POOL) * (self.slots - len(context.ladder)))
         values += _request(context)
-        observation: Observation = np.minimum(np.maximum(np.array(values, np.float32), self.low), self.high)
+        return values
+
+    def encode(self, context: TierContext) -> Observation:
+        """The observation (size,), clipped to ``low`` and ``high``; :class:`ValueError` where pools do not fit."""
+        values = np.array(self.values(context), np.float32)
+        observation: Observation = np.minimum(np.maximum(values, self.low), self.high)
         return observation
 
-    def mask(self, context: TierContext) -> Mask:
+    def allowed(self, context: TierContext) -> list[bool]:
         """Which actions (slots,) are allowed."""
         allowed = [name in context.pools for name in context.ladder[: self.slots]]
-        return np.array(allowed + [False] * (self.slots - len(allowed)), np.bool_)
+        return allowed + [False] * (self.slots - len(allowed))
+
+    def mask(self, context: TierContext) -> Mask:
+        """The same as an array."""
+        return np.array(self.allowed(context), np.bool_)
+
+    def unused(self, pools: int) -> slice:
+        """The features of slots that are left over where there are so many pools."""
+        return slice(pools * len(_POOL), self.slots * len(_POOL))
 
     def used(self, context: TierContext) -> Mask:
         """Which features (size,) belong to a pool that exists, or to the request."""
         used = np.ones(self.size, np.bool_)
-        used[len(context.ladder) * len(_POOL) : self.slots * len(_POOL)] = False
+        used[self.unused(len(context.ladder))] = False
         return used
-
-
-def _pool(context: TierContext, name: PoolName) -> tuple[float, float, float, float, float]:
-    pool = context.view.pool(name)
-    quality = None if context.scores is None else context.scores.quality
-    expected = pool.spec.prior_quality if quality is None else quality.get(name, pool.spec.prior_quality)
-    if not pool.limit:
-        return expected, 2.0, 10.0, 60.0, pool.kv_usage
-    return expected, pool.inflight / pool.limit, pool.queued / pool.limit, pool.expected_wait_s, pool.kv_usage
 
 
 def _request(context: TierContext) -> tuple[float, float, float, float, float]:

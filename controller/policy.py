@@ -3,7 +3,8 @@
 ``models/policy/NAME/VERSION`` holds ``policy.onnx``: input (n, features) float32 in raw units, output (n, slots)
 float32, the value of each action; the normalisation is inside. Its manifest's ``features`` are the names of a
 :class:`~controller.observation.Codec`, and ``settings["ranges"]`` the least and greatest value of each feature seen in
-training: ``[[low, high], …]``.
+training: ``[[low, high], …]``. A network of dense layers, as training writes it, is run by
+:mod:`controller.dense_policy`, any other by onnxruntime.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from typing import Protocol
 import numpy as np
 import onnxruntime as ort
 
+from controller.dense_policy import DensePolicy
 from controller.observation import Codec, Mask, Observation
+from controller.onnx_layers import Layers, read
 from predictors.artifact import Artifact, ArtifactSchema, load, manifest_sha256
+from predictors.compiled import AVAILABLE
 
 WEIGHTS = "policy.onnx"
 _MARGIN = 0.1
 """How far beyond the range of training, as a share of it, a feature may lie."""
 _MAX_SLOTS = 64
+_PROBES = 64
+_TOLERANCE = 1e-4
+"""By which the values of the two ways to run a network may differ, relative to max(1, greatest value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +68,20 @@ class OnnxPolicy:
         self._check(codec)
 
     def __call__(self, observation: Observation, mask: Mask) -> PolicyDecision:
-        values = self._session.run(None, {self._input: observation[None, :]})[0][0]
-        scores: tuple[float, ...] = tuple(values.tolist())
+        scores: tuple[float, ...] = tuple(self.values(observation[None, :])[0].tolist())
         if not all(map(math.isfinite, scores)):
             raise PolicyFailed("not_finite")
         allowed = [score if may else -math.inf for score, may in zip(scores, mask.tolist(), strict=True)]
         return PolicyDecision(allowed.index(max(allowed)), scores)
 
+    def values(self, observations: Observation) -> Observation:
+        """The value of each action (n, slots) for observations (n, features)."""
+        values: Observation = self._session.run(None, {self._input: observations})[0]
+        return values
+
     def _check(self, codec: Codec) -> None:
         try:
-            (values,) = self._session.run(None, {self._input: np.zeros((1, codec.size), np.float32)})
+            values = self.values(np.zeros((1, codec.size), np.float32))
         except Exception as error:
             raise ArtifactSchema(f"{WEIGHTS} does not take (1, {codec.size}) float32: {error}") from error
         if values.shape != (1, codec.slots):
@@ -88,6 +99,12 @@ class TrainedPolicy:
     high: Observation
     sha256: str
     """Of the artifact's manifest."""
+    layers: Layers | None = None
+    """The network itself, where :class:`~controller.dense_policy.DensePolicy` can run it."""
+
+    def dense(self) -> DensePolicy | None:
+        """The same policy within the same bounds, in one call; ``None`` if only ``policy`` can run it."""
+        return None if self.layers is None else DensePolicy(self.layers, self.codec, self.low, self.high)
 
     def outside(self, observation: Observation, used: Mask) -> str | None:
         """The name of the first feature in use that lies outside the range of training; ``None`` if all lie inside."""
@@ -104,7 +121,24 @@ def load_policy(path: Path) -> TrainedPolicy:
     artifact = load(path, kind="policy")
     codec = _codec(artifact.manifest.features)
     low, high = _ranges(artifact, codec)
-    return TrainedPolicy(OnnxPolicy(artifact.read(WEIGHTS), codec), codec, low, high, manifest_sha256(path))
+    model = artifact.read(WEIGHTS)
+    policy = OnnxPolicy(model, codec)
+    layers = read(model, codec.size) if AVAILABLE else None
+    if layers is not None and not _agree(policy, layers, codec):
+        layers = None
+    return TrainedPolicy(policy, codec, low, high, manifest_sha256(path), layers)
+
+
+def _agree(policy: OnnxPolicy, layers: Layers, codec: Codec) -> bool:
+    """Whether onnxruntime gives the same values for observations from all over the codec's range."""
+    if layers.biases[-1].size != codec.slots:
+        return False
+    observations = np.random.default_rng(0).uniform(codec.low, codec.high, (_PROBES, codec.size)).astype(np.float32)
+    theirs = policy.values(observations)
+    dense = DensePolicy(layers, codec, codec.low, codec.high)
+    ours = [dense.decide(row, [True] * codec.slots, codec.slots)[2] for row in observations.tolist()]
+    tolerance = _TOLERANCE * max(1.0, float(np.abs(theirs).max()))
+    return bool(np.allclose(ours, theirs, rtol=0.0, atol=tolerance, equal_nan=True))
 
 
 def _codec(features: Sequence[str]) -> Codec:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from controller.errors import StageOptionsError, suggestion
 from controller.protocols import Options, Resources, Signal, TierContext
 from controller.types import Alternative, Choice, PoolName
+from controller.view import PoolView
 
 _NOTHING: frozenset[Signal] = frozenset()
 
@@ -26,7 +27,7 @@ class Pinned:
         return cls()
 
     def choose(self, context: TierContext) -> Choice:
-        return Choice("tier", self.name, context.pools[0], tuple(Alternative(pool, None) for pool in context.pools))
+        return Choice("tier", self.name, context.pools[0], tuple([Alternative(pool, None) for pool in context.pools]))
 
 
 class StaticOptions(Options):
@@ -71,7 +72,7 @@ class Static:
         chosen = wanted if wanted in context.pools else _nearest(context, wanted)
         fallback = None if chosen == wanted else "not_eligible"
         return Choice(
-            "tier", self.name, chosen, tuple(Alternative(pool, None) for pool in context.pools), fallback=fallback
+            "tier", self.name, chosen, tuple([Alternative(pool, None) for pool in context.pools]), fallback=fallback
         )
 
     def _draw(self, context: TierContext, weights: Mapping[PoolName, float]) -> Choice:
@@ -82,7 +83,7 @@ class Static:
             shares, total, fallback = [1.0] * len(shares), float(len(shares)), "not_eligible"
         position = int(context.random.choice(len(shares), p=[share / total for share in shares]))
         alternatives = tuple(
-            Alternative(pool, share / total) for pool, share in zip(context.pools, shares, strict=True)
+            [Alternative(pool, share / total) for pool, share in zip(context.pools, shares, strict=True)]
         )
         return Choice(
             "tier",
@@ -125,16 +126,16 @@ class Threshold:
     def choose(self, context: TierContext) -> Choice:
         chosen, shortest, best_tier, best_wait = "", "", -1, math.inf
         alternatives = []
+        view, pools, options = context.view, context.pools, self._options
         for name in context.ladder:
-            pool = context.view.pool(name)
+            pool = view.pool(name)
             wait = pool.expected_wait_s
-            limit = self._options.waits_s.get(name, self._options.wait_s)
-            self._cross(name, wait, limit)
-            able = name in context.pools
-            why = "over its limit" if name in self._left else ""
-            alternatives.append(Alternative(name, -wait, able, why if able else "not eligible"))
-            if able and name not in self._left and pool.tier > best_tier:
-                chosen, best_tier = name, pool.tier
+            self._cross(name, wait, options.waits_s.get(name, options.wait_s))
+            able, left = name in pools, name in self._left
+            why = "" if able and not left else "over its limit" if able else "not eligible"
+            alternatives.append(Alternative(name, -wait, able, why))
+            if able and not left and pool.spec.tier > best_tier:
+                chosen, best_tier = name, pool.spec.tier
             if able and (wait < best_wait or not shortest):
                 shortest, best_wait = name, wait
         return Choice("tier", self.name, chosen or shortest, tuple(alternatives))
@@ -179,15 +180,16 @@ class Router:
         if context.scores is None or context.scores.quality is None:
             reason = (context.why or "no_scores") if context.scores is None else "no_quality"
             return stand_in(self._fallback.choose(context), reason)
-        values = {pool: self._value(context, pool, context.scores.quality) for pool in context.pools}
-        chosen = max(values, key=lambda pool: values[pool])
-        return Choice("tier", self.name, chosen, tuple(Alternative(pool, value) for pool, value in values.items()))
+        quality, view = context.scores.quality, context.view
+        values = [self._value(context, view.pool(name), quality) for name in context.pools]
+        chosen = context.pools[values.index(max(values))]
+        alternatives = [Alternative(name, value) for name, value in zip(context.pools, values, strict=True)]
+        return Choice("tier", self.name, chosen, tuple(alternatives))
 
-    def _value(self, context: TierContext, name: PoolName, quality: Mapping[PoolName, float]) -> float:
-        pool = context.view.pool(name)
-        output = expected_output(context, name)
-        cost = (context.prompt_tokens * pool.spec.input_usd_per_mtok + output * pool.spec.output_usd_per_mtok) / 1e6
-        value = self._options.quality_usd * quality.get(name, pool.spec.prior_quality) - cost
+    def _value(self, context: TierContext, pool: PoolView, quality: Mapping[PoolName, float]) -> float:
+        spec, output = pool.spec, expected_output(context, pool)
+        cost = (context.prompt_tokens * spec.input_usd_per_mtok + output * spec.output_usd_per_mtok) / 1e6
+        value = self._options.quality_usd * quality.get(spec.name, spec.prior_quality) - cost
         if self._options.wait_usd_per_s:
             value -= self._options.wait_usd_per_s * min(pool.expected_wait_s, 1e6)
         return value
@@ -200,10 +202,10 @@ def stand_in(choice: Choice, reason: str) -> Choice:
     )
 
 
-def expected_output(context: TierContext, pool: PoolName) -> float:
+def expected_output(context: TierContext, pool: PoolView) -> float:
     """Output tokens to expect: as predicted, else as is typical of the pool; at most the client's own limit."""
     predicted = None if context.scores is None else context.scores.output_tokens
-    tokens = context.view.pool(pool).typical_output if predicted is None else predicted
+    tokens = pool.typical_output if predicted is None else predicted
     limit = context.ticket.max_tokens
     return tokens if limit is None else min(tokens, limit)
 

@@ -9,7 +9,7 @@ from controller.members import PoolState
 from controller.protocols import TierContext, TierStage
 from controller.tally import Outcome, Tally
 from controller.tickets import TicketState
-from controller.types import Choice, Scores
+from controller.types import Choice, PoolName, Scores
 from controller.view import FleetView
 
 
@@ -33,7 +33,7 @@ class Tiering:
             why,
             view,
             tuple([pool.spec.name for pool in state.ladder]),
-            tuple([pool.spec.name for pool in _able(state)]),
+            _able(state),
             now,
             self._random,
         )
@@ -59,10 +59,11 @@ class Tiering:
         self._tally.count("tier", self._stage.name, Outcome.SKIPPED)
 
 
-def _able(state: TicketState) -> tuple[PoolState, ...]:
+def _able(state: TicketState) -> tuple[PoolName, ...]:
     """Candidates with a ready worker; else with one alive; else with any at all; else all."""
-    ready = tuple([pool for pool in state.candidates if pool.ready])
+    ready = tuple([pool.spec.name for pool in state.candidates if pool.ready])
     if ready:
         return ready
-    alive = tuple([pool for pool in state.candidates if pool.alive])
-    return alive or tuple([pool for pool in state.candidates if pool.workers]) or state.candidates
+    alive = [pool for pool in state.candidates if pool.alive]
+    able = alive or [pool for pool in state.candidates if pool.workers] or state.candidates
+    return tuple([pool.spec.name for pool in able])

@@ -86,7 +86,7 @@ def run(plan: Plan, prompts: Sequence[str], folder: Path) -> Measured:
     watch = Stopwatch(len(prompts))
     configuration = _configuration(plan)
     with ExitStack() as stack:
-        writer = stack.enter_context(RecordWriter(folder / "records", rows_per_group=256))
+        writer = stack.enter_context(RecordWriter(folder / "records"))
         world = _World(configuration, store, plan, watch, writer)
         late = asyncio.run(world.offer(prompts))
     return world.measured(late)
@@ -290,9 +290,9 @@ def _scorer(configuration: Configuration, store: ArtifactStore, watch: Stopwatch
     embedder = Embedder()
     length = FastLength.load(store.resolve(configuration.scoring.length or "length/fast"))
     quality = KnnQuality.load(store.resolve(configuration.scoring.quality or "quality/llmrouter"))
-    watch.watch(embedder, embed="embed")
-    watch.watch(length, predict="rank")
-    watch.watch(quality, predict="quality")
+    watch.watch(embedder, embed="embed", embed_one="embed")
+    watch.watch(length, predict="rank", predict_one="rank")
+    watch.watch(quality, predict="quality", predict_one="quality")
     scorer = Scorer(embedder, length, quality, {pool.name: pool.model for pool in configuration.pools})
     setattr(scorer, "score", watch.timed("score", scorer.score, whose))  # noqa: B010
     return scorer

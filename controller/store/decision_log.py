@@ -1,85 +1,40 @@
 """Decision records as Parquet files, written beside the requests and never in their way.
 
-``write`` puts a record into a bounded queue and returns; a thread of its own does the rest. A full queue drops the
-record and counts it. Files are closed at a size or an age, get their final name in one rename once they are whole, and
-the oldest are deleted to keep the folder under its cap. A crash loses the file that was open, no more.
+``write`` puts a record into a bounded queue and returns; a thread of its own does the rest, in slices, so that it never
+keeps the interpreter's lock for long. A full queue drops the record and counts it. Files are closed at a size or an
+age, get their final name in one rename once they are whole, and the oldest are deleted to keep the folder under its
+cap. A crash loses the file that was open, no more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controller.types import Alternative, Choice, DecisionRecord, Scores
+from controller.store.decision_columns import ENCODED, MEMORY, SCHEMA, SEARCHED, Row, batch
+from controller.store.inbox import Inbox
+from controller.types import DecisionRecord
 
-T = TypeVar("T")
-
-_ALTERNATIVE = pa.struct(
-    [("name", pa.string()), ("score", pa.float64()), ("eligible", pa.bool_()), ("why", pa.string())]
-)
-_CHOICE = pa.struct(
-    [
-        ("stage", pa.string()),
-        ("by", pa.string()),
-        ("chosen", pa.string()),
-        ("alternatives", pa.list_(_ALTERNATIVE)),
-        ("propensity", pa.float64()),
-        ("fallback", pa.string()),
-        ("features", pa.list_(pa.float64())),
-        ("artifact", pa.string()),
-    ]
-)
-_SCORES = pa.struct(
-    [
-        ("length_rank", pa.float64()),
-        ("output_tokens", pa.float64()),
-        ("quality", pa.map_(pa.string(), pa.float64())),
-    ]
-)
-_USAGE = pa.struct([("prompt_tokens", pa.int64()), ("output_tokens", pa.int64()), ("cached_tokens", pa.int64())])
-SCHEMA = pa.schema(
-    [
-        ("ticket", pa.string()),
-        ("tenant", pa.string()),
-        ("model", pa.string()),
-        ("submitted_at", pa.float64()),
-        ("prompt_tokens", pa.int64()),
-        ("max_tokens", pa.int64()),
-        ("scores", _SCORES),
-        ("choices", pa.list_(_CHOICE)),
-        ("pool", pa.string()),
-        ("worker", pa.string()),
-        ("attempts", pa.int64()),
-        ("dispatched_at", pa.float64()),
-        ("first_token_at", pa.float64()),
-        ("finished_at", pa.float64()),
-        ("result", pa.string()),
-        ("code", pa.string()),
-        ("usage", _USAGE),
-        ("continued", pa.int64()),
-        ("prompt", pa.string()),
-    ]
-)
-"""One row a request, the fields of :class:`controller.types.DecisionRecord`; ``prompt`` is null unless asked for."""
-
-_PLAIN = tuple(name for name in SCHEMA.names if name not in {"scores", "choices", "usage", "result", "prompt"})
-
-Row = tuple[DecisionRecord, str | None]
-"""A record and its prompt, where that is kept."""
+__all__ = ["RecordWriter"]
 
 _WHOLE = "decisions-*.parquet"
 _PARTIAL = "decisions-*.partial"
+_SLICE: Final = 512
+"""Rows made into columns at once; the thread is woken once there are so many. Half as many take 1 µs more each; with
+more, single calls into Arrow, which nobody can interrupt, would come near a millisecond."""
+_PROMPT_BYTES: Final = 8_000_000
+"""A row group is written at the latest once it holds so many bytes of prompts."""
 
 
 class RecordWriter:
@@ -101,7 +56,7 @@ class RecordWriter:
         prompt_text: bool = False,
         epoch: float = 0.0,
         queue_size: int = 8192,
-        rows_per_group: int = 1024,
+        rows_per_group: int = 4096,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if max_bytes < 2 * file_bytes:
@@ -113,10 +68,10 @@ class RecordWriter:
         self._rows_per_group = rows_per_group
         self._schema = SCHEMA.with_metadata({"headway.epoch": repr(epoch)})
         self._clock = clock
-        self._queue: queue.Queue[Row | None] = queue.Queue(queue_size)
+        self._inbox: Inbox[Row] = Inbox(queue_size)
         self._written = self._refused = self._overflowed = 0
         self._error: str | None = None
-        self._closed = False
+        _warm_up()
         self._thread = threading.Thread(target=self._run, name="headway-records", daemon=True)
         self._thread.start()
 
@@ -137,21 +92,14 @@ class RecordWriter:
 
     def write(self, record: DecisionRecord, prompt: str | None = None) -> bool:
         """Queue a record; false, and counted, if it was dropped. The prompt is kept only if ``prompt_text`` is on."""
-        if not self._closed:
-            try:
-                self._queue.put_nowait((record, prompt if self.prompt_text else None))
-            except queue.Full:
-                pass
-            else:
-                return True
+        if self._inbox.put((record, prompt if self.prompt_text else None)):
+            return True
         self._overflowed += 1
         return False
 
     def close(self) -> None:
         """Write what is queued, close the file, end the thread. May be called again."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
+        self._inbox.close()
         self._thread.join()
 
     def __enter__(self) -> Self:
@@ -163,45 +111,48 @@ class RecordWriter:
     def _run(self) -> None:
         for sequence in itertools.count(1):
             self._make_room()
-            first = self._queue.get()
-            if first is None or self._write_file(first, sequence):
+            if not self._inbox.wait(1):
                 return
+            try:
+                file = _OpenFile(self._folder, self._schema, self._clock(), sequence, self._rows_per_group)
+            except (OSError, pa.ArrowException) as error:
+                self._refuse(error, len(self._inbox.take(_SLICE, 0.0)))
+            else:
+                self._fill(file)
 
-    def _write_file(self, first: Row, sequence: int) -> bool:
-        """Fill one file, beginning with this row; true once the writer is to end."""
+    def _fill(self, file: _OpenFile) -> None:
+        """Write records into this file until it is large or old enough, or nothing more comes."""
         until = time.monotonic() + self._file_seconds
-        rows, taken, ended = [first], 0, False
-        file: _OpenFile | None = None
+        kept = 0
         try:
-            file = _OpenFile(self._folder, self._schema, self._clock(), sequence)
             full = False
             while not full:
-                ended = self._collect(rows, until)
-                file.append(rows)
-                taken += len(rows)
-                rows.clear()
-                full = ended or time.monotonic() >= until or file.size >= self._file_bytes
+                for columns in self._columns(self._inbox.take(min(_SLICE, file.room), until)):
+                    kept += columns.num_rows
+                    file.append(columns)
+                full = self._inbox.ended or time.monotonic() >= until or file.size >= self._file_bytes
             file.finish()
-            self._written += taken
-        except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
-            # A value that its column cannot hold is no ArrowException, and must not end this thread either.
-            self._error = f"{type(error).__name__}: {error}"
-            self._refused += taken + len(rows)
-            if file is not None:
-                file.discard()
-        return ended
+            self._written += kept
+        except (OSError, pa.ArrowException) as error:
+            self._refuse(error, kept)
+            file.discard()
 
-    def _collect(self, rows: list[Row], until: float) -> bool:
-        """Add rows until there are enough for a row group or time is up; true once the writer is to end."""
-        while len(rows) < self._rows_per_group:
-            try:
-                row = self._queue.get(timeout=max(until - time.monotonic(), 0.0))
-            except queue.Empty:
-                return False
-            if row is None:
-                return True
-            rows.append(row)
-        return False
+    def _columns(self, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
+        """The rows as columns, without those that hold a value which no column takes."""
+        try:
+            if rows:
+                yield batch(rows)
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            if len(rows) == 1:
+                self._refuse(error, 1)
+            else:
+                half = len(rows) // 2
+                yield from self._columns(rows[:half])
+                yield from self._columns(rows[half:])
+
+    def _refuse(self, error: Exception, records: int) -> None:
+        self._error = f"{type(error).__name__}: {error}"
+        self._refused += records
 
     def _make_room(self) -> None:
         """Delete the oldest files until one more fits under the cap, and what a crash left half-written."""
@@ -228,26 +179,42 @@ class RecordWriter:
 class _OpenFile:
     """A Parquet file that has no final name yet."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, now: float, sequence: int) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema, now: float, sequence: int, rows_per_group: int) -> None:
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self._path = folder / f"decisions-{stamp}-{os.getpid()}-{sequence}.parquet"
         self._partial = self._path.with_suffix(".partial")
         self._schema = schema
+        self._rows_per_group = rows_per_group
+        self._group: list[pa.RecordBatch] = []
+        self._group_rows = self._prompt_bytes = self._rows = 0
         self._sink = self._partial.open("xb")
-        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
+        self._writer = _writer(self._sink, schema)
 
     @property
     def size(self) -> int:
         """Bytes on disk so far."""
         return self._sink.tell()
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Write a row group."""
-        if rows:
-            self._writer.write_table(_table(rows, self._schema))
+    @property
+    def room(self) -> int:
+        """Rows that the row group at hand still takes; at least 1."""
+        return self._rows_per_group - self._group_rows
+
+    def append(self, columns: pa.RecordBatch) -> None:
+        """Add rows, at most ``room`` of them."""
+        self._group.append(columns)
+        self._group_rows += columns.num_rows
+        self._prompt_bytes += columns.column("prompt").nbytes
+        if self._group_rows >= self._rows_per_group or self._prompt_bytes >= _PROMPT_BYTES:
+            self._flush()
 
     def finish(self) -> None:
-        """Close the file and give it its name, in one rename."""
+        """Close the file and give it its name, in one rename. A file without rows is let go."""
+        if self._group:
+            self._flush()
+        if not self._rows:
+            self.discard()
+            return
         self._writer.close()
         self._sink.flush()
         os.fsync(self._sink.fileno())
@@ -263,76 +230,27 @@ class _OpenFile:
         with contextlib.suppress(OSError):
             self._partial.unlink()
 
-
-def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    """The rows as columns.
-
-    Built column by column: ``pa.Table.from_pylist`` takes several times as long for rows as nested as these, and holds
-    the interpreter's lock all the while, which the event loop needs.
-    """
-    records = [record for record, _ in rows]
-    columns = {name: _column(records, name, schema.field(name).type) for name in _PLAIN}
-    columns["result"] = pa.array([record.result.value for record in records], pa.string())
-    columns["scores"] = _scores([record.scores for record in records])
-    columns["choices"] = _nested([record.choices for record in records], _choices)
-    columns["usage"] = _struct([record.usage for record in records], _USAGE)
-    columns["prompt"] = pa.array([None if text is None else _storable(text) for _, text in rows], pa.string())
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    def _flush(self) -> None:
+        """Write a row group; outside of the interpreter's lock."""
+        table = pa.Table.from_batches(self._group)
+        self._writer.write_table(table.replace_schema_metadata(self._schema.metadata), row_group_size=table.num_rows)
+        self._rows += table.num_rows
+        self._group.clear()
+        self._group_rows = self._prompt_bytes = 0
 
 
-def _column(things: Sequence[Any], name: str, type_: pa.DataType) -> pa.Array:
-    return pa.array([None if thing is None else getattr(thing, name) for thing in things], type_)
+def _writer(sink: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        use_dictionary=list(ENCODED),
+        write_statistics=list(SEARCHED),
+        memory_pool=MEMORY,
+    )
 
 
-def _struct(things: Sequence[Any], type_: pa.StructType) -> pa.Array:
-    """An attribute a field; null where a thing is ``None``."""
-    children = [_column(things, field.name, field.type) for field in type_]
-    return pa.StructArray.from_arrays(children, fields=list(type_), mask=_missing(things))
-
-
-def _missing(things: Sequence[Any]) -> pa.Array:
-    return pa.array([thing is None for thing in things], pa.bool_())
-
-
-def _nested(lists: Sequence[Sequence[T]], column: Callable[[list[T]], pa.Array]) -> pa.Array:
-    """Lists, from one column of all that is in them."""
-    offsets = [0, *itertools.accumulate(map(len, lists))]
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column([one for each in lists for one in each]))
-
-
-def _choices(choices: list[Choice]) -> pa.Array:
-    columns = {
-        field.name: _column(choices, field.name, field.type)
-        for field in _CHOICE
-        if field.name not in {"alternatives", "features"}
-    }
-    columns["alternatives"] = _nested([choice.alternatives for choice in choices], _alternatives)
-    columns["features"] = _nested([choice.features for choice in choices], _numbers)
-    return pa.StructArray.from_arrays([columns[field.name] for field in _CHOICE], fields=list(_CHOICE))
-
-
-def _alternatives(alternatives: list[Alternative]) -> pa.Array:
-    return _struct(alternatives, _ALTERNATIVE)
-
-
-def _numbers(numbers: list[float]) -> pa.Array:
-    return pa.array(numbers, pa.float64())
-
-
-def _scores(scores: Sequence[Scores | None]) -> pa.Array:
-    qualities = [None if one is None else one.quality for one in scores]
-    pairs = [pair for quality in qualities if quality is not None for pair in quality.items()]
-    ends = itertools.accumulate(0 if quality is None else len(quality) for quality in qualities)
-    # A null in place of an offset makes that map null.
-    starts = [None if quality is None else start for quality, start in zip(qualities, (0, *ends), strict=False)]
-    offsets = pa.array([*starts, len(pairs)], pa.int32())
-    keys, values = pa.array([key for key, _ in pairs], pa.string()), _numbers([value for _, value in pairs])
-    columns = {name: _column(scores, name, pa.float64()) for name in ("length_rank", "output_tokens")}
-    columns["quality"] = pa.MapArray.from_arrays(offsets, keys, values)
-    children = [columns[field.name] for field in _SCORES]
-    return pa.StructArray.from_arrays(children, fields=list(_SCORES), mask=_missing(scores))
-
-
-def _storable(text: str) -> str:
-    """Without the lone surrogates that JSON can carry and UTF-8 cannot; the worker refuses such a prompt as well."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+def _warm_up() -> None:
+    """Let Arrow load what it loads on first use, before there are requests to hold up."""
+    with _writer(io.BytesIO(), SCHEMA) as writer:
+        writer.write_table(pa.Table.from_batches([batch([])]))

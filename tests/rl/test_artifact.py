@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.dqn.policies import QNetwork
 
 from controller.observation import Codec
+from controller.onnx_layers import read
 from controller.policy import load_policy
 from envs.episode import Randomisation
 from predictors.artifact import ArtifactExists, ArtifactTampered, DataSource, load_manifest, verify
@@ -46,6 +47,7 @@ def test_what_is_written_is_what_serving_loads(tmp_path: Path) -> None:
     manifest = write_policy(tmp_path, trained, _record(availability_bursty=Interval(0.9, 0.8, 0.95)), 1)
     assert manifest.ref == "policy/best-effort/1"
     policy = load_policy(tmp_path / manifest.ref)
+    assert read((tmp_path / manifest.ref / "policy.onnx").read_bytes(), CODEC.size) is not None, "not by onnxruntime"
     ours = NetworkPolicy(trained.network)
     everything = np.ones(3, bool)
     for observation in trained.samples[:100]:

@@ -13,6 +13,7 @@ import pytest
 
 from controller.store import RecordWriter
 from controller.store import decision_log as module
+from controller.store.decision_columns import SCHEMA
 from controller.types import Alternative, Choice, DecisionRecord, Result, Scores, Usage
 
 FULL = DecisionRecord(
@@ -90,10 +91,6 @@ def test_a_record_is_written_as_it_was(tmp_path: Path) -> None:
     assert (writer.written, writer.dropped, writer.error) == (2, 0, None)
 
 
-def test_every_field_of_a_record_has_its_column() -> None:
-    assert module.SCHEMA.names == [field.name for field in dataclasses.fields(DecisionRecord)] + ["prompt"]
-
-
 def test_no_prompt_is_written_unless_asked(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "off") as off, RecordWriter(tmp_path / "on", prompt_text=True) as on:
         off.write(FULL, "a private question")
@@ -117,6 +114,54 @@ def test_a_record_that_no_column_holds_does_not_end_the_writing(tmp_path: Path, 
     assert [row["ticket"] for row in _rows(tmp_path)] == ["t-1"]
     assert (writer.written, writer.dropped) == (1, 1)
     assert writer.error is not None
+
+
+def test_a_record_that_no_column_holds_takes_none_with_it(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path) as writer:
+        for number in range(9):
+            writer.write(_record(number))
+        writer.write(dataclasses.replace(FULL, tenant="\ud800"))
+        writer.write(_record(9))
+    assert [row["ticket"] for row in _rows(tmp_path)] == [f"t-{number}" for number in range(10)]
+    assert (writer.written, writer.dropped) == (10, 1)
+
+
+def test_a_folder_in_which_no_file_can_be_made_loses_records_but_not_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, attempts = module._OpenFile, list[int]()
+
+    def refuse_once(*arguments: Any) -> Any:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(*arguments)
+
+    monkeypatch.setattr(module, "_OpenFile", refuse_once)
+    with RecordWriter(tmp_path) as writer:
+        writer.write(FULL)
+        _until(lambda: writer.dropped == 1)
+        writer.write(BARE)
+    assert (writer.written, writer.dropped) == (1, 1)
+    assert "Permission denied" in (writer.error or "")
+
+
+def test_a_reader_sees_the_documented_schema(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path) as writer:
+        for number in range(1000):
+            writer.write(_record(number))
+    (file,) = tmp_path.glob("*.parquet")
+    assert pq.read_table(file).schema.equals(SCHEMA)
+    assert pq.read_metadata(file).num_row_groups == 1
+
+
+def test_long_prompts_are_written_in_smaller_groups(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path, prompt_text=True) as writer:
+        for number in range(600):
+            writer.write(_record(number), "?" * 40_000)
+    (file,) = tmp_path.glob("*.parquet")
+    assert pq.read_metadata(file).num_row_groups > 1
+    assert len(_rows(tmp_path)) == 600
 
 
 def test_files_are_closed_at_a_size_and_keep_the_order(tmp_path: Path) -> None:
