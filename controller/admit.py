@@ -26,18 +26,18 @@ class Bounded:
     name = "bounded"
 
     def __init__(self, options: BoundedOptions) -> None:
-        self._options = options
+        self._tenant_share = options.tenant_share
 
     @classmethod
     def create(cls, options: BoundedOptions, resources: Resources) -> Bounded:
         return cls(options)
 
     def admit(self, context: AdmitContext) -> Rejected | None:
-        queued = context.view.queued
+        queued = context.queued
         if queued >= context.max_queue:
             return _full(context, f"the queue is full: {queued} requests wait, {context.max_queue} at most")
-        allowed = max(1, math.floor(self._options.tenant_share * context.max_queue))
-        if context.queued_by_tenant >= allowed:
+        mine = context.queued_by_tenant
+        if mine and mine >= (allowed := max(1, math.floor(self._tenant_share * context.max_queue))):
             tenant = context.ticket.tenant
             return _full(context, f"tenant {tenant!r} has {allowed} requests waiting, its share of the queue")
         most = context.max_queue_bytes

@@ -39,12 +39,12 @@ class Bucket:
         full = self._full
         if not full:
             return math.inf
-        missing = (amount if amount < full else full) - self.level(now)
+        missing = (amount if amount < full else full) - (self._level if now <= self._at else self.level(now))
         return 0.0 if missing <= 0 else missing / self._flow + _ROUNDING_S
 
     def take(self, amount: float, now: float) -> None:
         """Take it, whether it is there or not; ask :meth:`wait` first. A negative amount is given back."""
-        level = self.level(now) - amount
+        level = (self._level if now <= self._at else self.level(now)) - amount
         self._level = level if level < self._full else self._full
 
     def full_in(self, now: float) -> float:

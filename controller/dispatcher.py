@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,58 +10,63 @@ from controller.errors import ControlError
 from controller.fleet import Fleet
 from controller.members import PoolState, WorkerState
 from controller.protocols import PlaceContext, Stages
-from controller.tally import Outcome, Tally
+from controller.signals import Signals
 from controller.tickets import Stand, TicketState
 from controller.types import Choice, Dispatch
 from controller.waiting import WaitingRoom
+
+_RUNNING = Stand.RUNNING
 
 
 class Dispatcher:
     """Sends tickets while there is room."""
 
-    def __init__(self, fleet: Fleet, waiting: WaitingRoom, stages: Stages, tally: Tally, seed: int) -> None:
+    def __init__(self, fleet: Fleet, waiting: WaitingRoom, stages: Stages, signals: Signals, seed: int) -> None:
         self._fleet = fleet
         self._waiting = waiting
         self._order = stages.order
         self._fairness = stages.fairness
         self._place = stages.place
-        self._tally = tally
+        self._signals = signals
         self._random = np.random.default_rng([seed, 1])
 
-    def send(self, now: float) -> Iterator[Dispatch]:
+    def send(self, now: float) -> tuple[Dispatch, ...]:
         """As many requests as the in-flight limits allow, pool by pool."""
+        sent: list[Dispatch] = []
+        held: list[TicketState] = []
         for pool in self._fleet.pools.values():
-            held: list[TicketState] = []
             while pool.queued and (free := pool.with_room()):
                 dispatch = self._next(pool, free, held, now)
                 if dispatch is not None:
-                    yield dispatch
-            for state in held:
-                self._waiting.enqueue(state, pool, now, keep_key=True)
+                    sent.append(dispatch)
+            while held:
+                self._waiting.enqueue(held.pop(0), pool, now, keep_key=True)
+        return tuple(sent)
 
     def _next(
         self, pool: PoolState, free: Sequence[WorkerState], held: list[TicketState], now: float
     ) -> Dispatch | None:
         """Send the next ticket; one that had better wait for another worker is put into ``held`` instead."""
-        standing = self._fairness.standing(pool.name)
-        group = self._fairness.pick(pool.name)
+        fairness, order, name = self._fairness, self._order, pool.name
+        standing = fairness.standing(name)
+        group = fairness.pick(name)
         state = self._waiting.take(pool, group, now)
-        free = _usable(state, pool, free)
-        if not free:
-            held.append(state)
-            return None
+        if state.bound is not None or state.avoid:
+            free = _usable(state, pool, free)
+            if not free:
+                held.append(state)
+                return None
         if standing:
-            state.choices.append(Choice("fairness", self._fairness.name, group, standing))
-        fallback = state.unranked if self._order.needs else None
-        state.choices.append(Choice("order", self._order.name, f"key {state.key:.3f}", fallback=fallback))
-        for signal in state.wanted:
-            self._tally.count("score", signal.value, Outcome.SKIPPED)
-        state.wanted = frozenset()
+            state.choices.append(Choice("fairness", fairness.name, group, standing))
+        fallback = state.unranked if order.needs else None
+        state.choices.append(Choice("order", order.name, f"key {state.key:.3f}", fallback=fallback))
+        if state.wanted:
+            self._signals.spare(state)
         return self._start(state, self._worker(state, pool, free, now), now)
 
     def _worker(self, state: TicketState, pool: PoolState, free: Sequence[WorkerState], now: float) -> WorkerState:
         views = tuple([worker.view or worker.snapshot() for worker in free])
-        choice = self._place.choose(PlaceContext(state.ticket, pool.snapshot(), views, now, self._random))
+        choice = self._place.choose(PlaceContext(state.ticket, views, now, self._random, pool.snapshot))
         state.choices.append(choice)
         for worker in free:
             if worker.spec.name == choice.chosen:
@@ -70,16 +75,16 @@ class Dispatcher:
         raise ControlError(f"place {self._place.name} chose {choice.chosen!r}, which has no room")
 
     def _start(self, state: TicketState, worker: WorkerState, now: float) -> Dispatch:
-        state.stand = Stand.RUNNING
+        state.stand = _RUNNING
         state.worker = worker
         state.bound = None
-        state.attempts += 1
+        attempt = state.attempts = state.attempts + 1
         state.dispatched_at = now
-        self._fleet.start(worker, state.ticket.id, state.work, now)
-        spec = worker.spec
+        ticket, spec = state.ticket, worker.spec
+        self._fleet.start(worker, ticket.id, state.work, now)
         priority = self._order.engine_priority(state.key) if spec.priority_scheduling else None
-        model = state.ticket.needs.adapter or worker.pool.spec.model
-        return Dispatch(state.ticket.id, spec.pool, spec.name, spec.url, model, priority, state.attempts)
+        model = ticket.needs.adapter or worker.pool.spec.model
+        return Dispatch(ticket.id, spec.pool, spec.name, spec.url, model, priority, attempt)
 
 
 def _usable(state: TicketState, pool: PoolState, free: Sequence[WorkerState]) -> Sequence[WorkerState]:

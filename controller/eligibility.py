@@ -9,10 +9,13 @@ from enum import StrEnum
 
 from controller.members import PoolState
 from controller.settings import TenantSpec
-from controller.types import Alternative, Rejected, Ticket
+from controller.types import Alternative, Rejected, Task, Ticket
+from controller.values import swift
 
 _SURELY = 0.6
 """Share of an estimated prompt length that the real one will not fall below."""
+
+_GENERATE = Task.GENERATE
 
 
 class Obstacle(StrEnum):
@@ -27,6 +30,7 @@ class Obstacle(StrEnum):
     CEILING = "tenant_ceiling"
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Pools that can serve the request, and why the others cannot."""
@@ -35,19 +39,24 @@ class Verdict:
     dropped: tuple[Alternative, ...]
 
 
-def eligible(ticket: Ticket, tenant: TenantSpec, pools: Sequence[PoolState]) -> Verdict:
+def eligible(ticket: Ticket, tenant: TenantSpec, pools: tuple[PoolState, ...]) -> Verdict:
     """Sort the pools into those that can serve the request and those that cannot.
 
     A prompt's length may be an estimate. It keeps a request away from pools that are probably too short for it, but it
     refuses one altogether only where no plausible tokenizer would make it fit.
     """
+    for pool in pools:
+        if _obstacle(ticket, tenant, pool, 1.0) is not None:
+            break
+    else:
+        return Verdict(pools, ())
     verdict = _sort(ticket, tenant, pools, 1.0)
     if verdict.pools or ticket.prompt_tokens is not None:
         return verdict
     return _sort(ticket, tenant, pools, _SURELY)
 
 
-def _sort(ticket: Ticket, tenant: TenantSpec, pools: Sequence[PoolState], share: float) -> Verdict:
+def _sort(ticket: Ticket, tenant: TenantSpec, pools: tuple[PoolState, ...], share: float) -> Verdict:
     able = []
     dropped = []
     for pool in pools:
@@ -99,7 +108,7 @@ def _room(ticket: Ticket) -> int:
 
 def _obstacle(ticket: Ticket, tenant: TenantSpec, pool: PoolState, share: float) -> Obstacle | None:
     spec, needs = pool.spec, ticket.needs
-    if needs.task is not None and needs.task not in spec.tasks:
+    if needs.task not in spec.tasks and needs.task is not None:
         return Obstacle.TASK
     if tenant.tier_ceiling is not None and spec.tier > tenant.tier_ceiling:
         return Obstacle.CEILING
@@ -107,10 +116,9 @@ def _obstacle(ticket: Ticket, tenant: TenantSpec, pool: PoolState, share: float)
         return Obstacle.TOOLS
     if needs.structured_output and not spec.structured_output:
         return Obstacle.STRUCTURED_OUTPUT
-    if not needs.modalities <= spec.modalities:
+    if needs.modalities and not needs.modalities <= spec.modalities:
         return Obstacle.MODALITY
     if needs.adapter is not None and needs.adapter not in spec.adapters:
         return Obstacle.ADAPTER
-    if pool.prompt.count(ticket) * share * needs.share + _room(ticket) > spec.context_length:
-        return Obstacle.CONTEXT
-    return None
+    room = ticket.max_tokens or 1 if needs.task is _GENERATE else 0
+    return Obstacle.CONTEXT if pool.prompt.count(ticket) * share * needs.share + room > spec.context_length else None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Mapping
 
 from pydantic import Field
 
 from controller.leases import Served
 from controller.protocols import Options, Resources
-from controller.settings import ControlSettings
+from controller.settings import ControlSettings, TenantSpec
 from controller.types import Alternative, PoolName, Tenant
 
 _SHOWN = 8
+_UNLISTED = TenantSpec().weight
 
 
 class NoFairness:
@@ -81,9 +83,10 @@ class Vtc:
     name = "vtc"
 
     def __init__(self, options: VtcOptions, settings: ControlSettings) -> None:
-        self._options = options
-        self._settings = settings
-        self._pools: dict[PoolName, _Counters] = {}
+        self._prompt_weight, self._output_weight = options.prompt_weight, options.output_weight
+        self._remembered = options.remembered
+        self._weights = _weights(settings)
+        self._pools = defaultdict[PoolName, _Counters](self._fresh)
         self._shared = False
 
     @classmethod
@@ -94,25 +97,25 @@ class Vtc:
         return tenant
 
     def arrived(self, pool: PoolName, group: str) -> None:
-        self._pool(pool).arrived(group)
+        self._pools[pool].arrived(group)
 
     def emptied(self, pool: PoolName, group: str) -> None:
-        self._pool(pool).emptied(group)
+        self._pools[pool].emptied(group)
 
     def pick(self, pool: PoolName) -> str:
-        return self._pool(pool).least()[1]
+        return self._pools[pool].least()[1]
 
     def standing(self, pool: PoolName) -> tuple[Alternative, ...]:
-        return self._pool(pool).standing()
+        return self._pools[pool].standing()
 
     def admitted(self, pool: PoolName, group: str, prompt_tokens: int) -> None:
-        self._charge(pool, group, self._options.prompt_weight * prompt_tokens)
+        self._pools[pool].charge(group, self._prompt_weight * prompt_tokens / self._weights.get(group, _UNLISTED))
 
     def decoded(self, pool: PoolName, group: str, tokens: int) -> None:
-        self._charge(pool, group, self._options.output_weight * tokens)
+        self._pools[pool].charge(group, self._output_weight * tokens / self._weights.get(group, _UNLISTED))
 
     def reconfigure(self, settings: ControlSettings) -> None:
-        self._settings = settings
+        self._weights = _weights(settings)
 
     def share(self) -> None:
         self._shared = True
@@ -122,20 +125,18 @@ class Vtc:
 
     def adopt(self, counters: Mapping[PoolName, Mapping[str, float]], floors: Mapping[PoolName, float]) -> None:
         for pool, values in counters.items():
-            self._pool(pool).adopt(values, floors.get(pool, 0.0))
+            self._pools[pool].adopt(values, floors.get(pool, 0.0))
 
     def service(self, pool: PoolName, tenant: Tenant) -> float:
         """The tenant's counter, in weighted tokens divided by its weight."""
-        return self._pool(pool).counters.get(tenant, 0.0)
+        return self._pools[pool].counters.get(tenant, 0.0)
 
-    def _charge(self, pool: PoolName, group: str, service: float) -> None:
-        self._pool(pool).charge(group, service / self._settings.tenant(group).weight)
+    def _fresh(self) -> _Counters:
+        return _Counters(self._remembered, shared=self._shared)
 
-    def _pool(self, pool: PoolName) -> _Counters:
-        counters = self._pools.get(pool)
-        if counters is None:
-            counters = self._pools[pool] = _Counters(self._options.remembered, shared=self._shared)
-        return counters
+
+def _weights(settings: ControlSettings) -> dict[str, float]:
+    return {name: tenant.weight for name, tenant in settings.tenants.items()}
 
 
 class _Counters:
@@ -173,8 +174,13 @@ class _Counters:
         self._bound = remembered
 
     def arrived(self, group: str) -> None:
-        floor = max(self._floor, self.least()[0] if self._waiting else self._last_left)
-        value = self.counters[group] = max(self.counters.get(group, 0.0), floor)
+        floor = self.least()[0] if self._waiting else self._last_left
+        if self._floor > floor:
+            floor = self._floor
+        value = self.counters.get(group, 0.0)
+        if floor > value:
+            value = floor
+        self.counters[group] = value
         if self._charged is not None and value == floor:
             self._lifted[group] = floor
         self._waiting.add(group)
@@ -220,8 +226,11 @@ class _Counters:
                 return value, group
 
     def standing(self) -> tuple[Alternative, ...]:
-        shown = [group for _, group in self._heap[:_SHOWN] if group in self._waiting]
-        return tuple([Alternative(group, -self.counters[group]) for group in shown])
+        waiting, counters, heap = self._waiting, self.counters, self._heap
+        if len(heap) == 1:
+            group = heap[0][1]
+            return (Alternative(group, -counters[group]),) if group in waiting else ()
+        return tuple([Alternative(g, -counters[g]) for _, g in heap[:_SHOWN] if g in waiting])
 
     def _forget(self) -> None:
         """Drop idle tenants that a lift would bring to the same value anyway."""

@@ -12,7 +12,7 @@ from operator import is_
 
 from controller.errors import DuplicateWorker, UnknownPool, UnknownWorker
 from controller.members import PoolState, WorkerState
-from controller.rates import ArrivalRate
+from controller.rates import Arrivals
 from controller.settings import ControlSettings
 from controller.types import PoolName, PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
 from controller.view import FleetView
@@ -28,11 +28,10 @@ class Fleet:
             raise ValueError("two pools have the same name")
         self._index = {name: position for position, name in enumerate(self.pools)}
         self._workers: dict[WorkerName, WorkerState] = {}
-        self._blocked: dict[WorkerName, WorkerState] = {}
+        self.blocked: dict[WorkerName, WorkerState] = {}
         self._view: FleetView | None = None
         self._leases: Mapping[WorkerName, int] | None = None
-        self._fast = ArrivalRate(settings.arrivals_fast_s)
-        self._slow = ArrivalRate(settings.arrivals_slow_s)
+        self._arrivals = Arrivals(settings.arrivals_fast_s, settings.arrivals_slow_s)
 
     def worker(self, name: WorkerName) -> WorkerState:
         """The worker of this name; :class:`UnknownWorker` if there is none."""
@@ -66,7 +65,7 @@ class Fleet:
         """A worker leaves. Requests still running there may finish; it is shown until the last one has."""
         worker = self.worker(name)
         del self._workers[name]
-        self._blocked.pop(name, None)
+        self.blocked.pop(name, None)
         worker.removed = True
         worker.changed()
         self._vanish(worker)
@@ -78,7 +77,7 @@ class Fleet:
         worker = self.worker(name)
         before, worker.phase = worker.phase, phase
         if phase is WorkerPhase.READY and before is not phase:
-            self._blocked.pop(name, None)
+            self.blocked.pop(name, None)
             worker.blocked_until = None
             worker.errors = 0
             worker.limit = worker.spec.max_inflight
@@ -118,37 +117,36 @@ class Fleet:
         worker = self.worker(name)
         if worker.report is not None and report.at < worker.report.at:
             return
-        ours = sum(dispatched <= report.at for dispatched in worker.running.values())
-        ours += sum(dispatched <= report.at < ended for dispatched, ended in worker.ends)
         worker.report = report
-        worker.external = max(0, report.running + report.waiting - ours)
+        worker.external = max(0, report.running + report.waiting - worker.under_way(report.at))
         worker.changed()
 
     def arrived(self, now: float) -> None:
         """A request came in, whatever becomes of it."""
         self._view = None
-        self._fast.observe(now)
-        self._slow.observe(now)
+        self._arrivals.observe(now)
 
     def start(self, worker: WorkerState, ticket: TicketId, work: int, now: float) -> None:
         """A request is sent to a worker."""
         worker.running[ticket] = now
         worker.work += work
         worker.dispatched += 1
-        worker.changed()
+        worker.view = worker.pool.view = None
 
     def progress(self, worker: WorkerState, done: int, left: int, now: float) -> None:
         """A request has had ``done`` token-work done, which changes what is left of it by ``left``."""
+        pool = worker.pool
         worker.work += left
-        worker.changed()
-        worker.pool.rate.done(done, worker.pool.ready, now)
+        worker.view = pool.view = None
+        pool.rate.done(done, pool.ready, now)
 
     def end(self, worker: WorkerState, ticket: TicketId, left: int, now: float) -> None:
         """A request has left a worker with ``left`` token-work outstanding."""
         worker.ends.append((worker.running.pop(ticket), now))
         worker.work -= left
-        worker.changed()
-        self._vanish(worker)
+        worker.view = worker.pool.view = None
+        if worker.removed:
+            self._vanish(worker)
 
     def failed(
         self,
@@ -172,7 +170,7 @@ class Fleet:
         innocent = busy or (again and 0 < worker.errors < self._settings.breaker_errors)
         pause = self._settings.retry_backoff_s if innocent else self._count_error(worker, now)
         worker.blocked_until = max(now + pause, worker.blocked_until or now)
-        self._blocked[worker.name] = worker
+        self.blocked[worker.name] = worker
         worker.changed()
         worker.pool.recount(now)
 
@@ -186,9 +184,11 @@ class Fleet:
 
     def unblock(self, now: float) -> bool:
         """Let workers back whose time is up, on probation if they were unhealthy; true if there were any."""
-        due = [worker for worker in self._blocked.values() if (worker.blocked_until or 0.0) <= now]
+        if not self.blocked:
+            return False
+        due = [worker for worker in self.blocked.values() if (worker.blocked_until or 0.0) <= now]
         for worker in due:
-            del self._blocked[worker.name]
+            del self.blocked[worker.name]
             worker.blocked_until = None
             worker.limit = worker.limit or 1
             worker.changed()
@@ -197,7 +197,7 @@ class Fleet:
 
     def next_unblock(self) -> float | None:
         """When the next blocked worker comes back."""
-        return min((worker.blocked_until or 0.0 for worker in self._blocked.values()), default=None)
+        return min((worker.blocked_until or 0.0 for worker in self.blocked.values()), default=None)
 
     def forget_stale(self, now: float) -> None:
         """Drop reports that are too old to say anything."""
@@ -213,8 +213,7 @@ class Fleet:
         pools = tuple([pool.view or pool.snapshot() for pool in self.pools.values()])
         if last is not None and last.at == now and last.open == open_tickets and all(map(is_, last.pools, pools)):
             return last
-        fast, slow = self._fast.value(now), self._slow.value(now)
-        self._view = FleetView(now, pools, self._index, open_tickets, fast, slow)
+        self._view = FleetView(now, pools, self._index, open_tickets, *self._arrivals.rates(now))
         return self._view
 
     def _count_error(self, worker: WorkerState, now: float) -> float:

@@ -25,6 +25,8 @@ class _Target:
     """In the order of the alias."""
     ladder: tuple[PoolState, ...]
     """Those of them that generate, lowest tier first."""
+    names: tuple[PoolName, ...]
+    """Of ``pools``."""
     adapter: str | None = None
     """The LoRA adapter that has this name."""
 
@@ -49,6 +51,8 @@ class Intake:
         self.limits = Limits({name: spec.quota for name, spec in settings.tenants.items()}, settings.quota)
         self._targets = _targets(fleet, aliases)
         self._admitted = Choice("admit", admit.name, "admitted")
+        self._pins: dict[PoolName, Choice] = {}
+        """Of requests that name a pool; they are all the same."""
         self._serial = 0
 
     def reconfigure(self, settings: ControlSettings, aliases: Mapping[str, Sequence[PoolName]], now: float) -> None:
@@ -59,7 +63,7 @@ class Intake:
 
     def models(self) -> Mapping[str, tuple[PoolName, ...]]:
         """Every model name that a client may ask for, and the pools it stands for."""
-        return {name: tuple(pool.name for pool in target.pools) for name, target in self._targets.items()}
+        return {name: target.names for name, target in self._targets.items()}
 
     def receive(self, ticket: Ticket, now: float) -> TicketState | Rejected:
         """A ticket that may wait now, or the refusal."""
@@ -72,23 +76,28 @@ class Intake:
         verdict = eligible(ticket, self._settings.tenant(ticket.tenant), target.pools)
         if not verdict.pools:
             return refusal(ticket, target.pools, verdict.dropped, self._fleet.pools.values())
-        candidates = verdict.pools if ticket.needs.generates else _of_one_model(verdict.pools)
-        if not any(self.reachable(pool, now) for pool in candidates):
+        generates = ticket.needs.generates
+        candidates = verdict.pools if generates else _of_one_model(verdict.pools)
+        if candidates[0].unavailable_since is not None and not any(self.reachable(pool, now) for pool in candidates):
             return no_worker(ticket, candidates)
-        if self._expiry(ticket, now) <= now:
+        expires_at = self._expiry(ticket, now)
+        if expires_at <= now:
             return Rejected(ticket.id, 504, "deadline_exceeded", "its deadline had passed when it arrived")
-        rejected = self._admit.admit(self._context(ticket, candidates, now))
+        names = target.names if candidates is target.pools else tuple([pool.name for pool in candidates])
+        prompt_tokens = candidates[0].prompt.count(ticket)
+        rejected = self._admit.admit(self._context(ticket, names, now))
         if rejected is None and self.limits.limits(ticket.tenant):
-            rejected = self.limits.admit(ticket, _expected_tokens(ticket, candidates[0]), self._waiting.backlog, now)
+            tokens = prompt_tokens + (_expected_output(ticket, candidates[0]) if generates else 0)
+            rejected = self.limits.admit(ticket, tokens, self._waiting.backlog, now)
         if rejected is not None:
             return rejected
         self._serial += 1
-        ladder = target.ladder if ticket.needs.generates else candidates
-        state = TicketState(ticket, self._serial, now, ladder, candidates)
-        state.expires_at = self._expiry(ticket, now)
+        ladder = target.ladder if generates else candidates
+        state = TicketState(ticket, self._serial, now, ladder, candidates, prompt_tokens)
+        state.expires_at = expires_at
         state.choices.append(self._admitted)
-        if not state.is_open():
-            state.choices.append(_pinned(candidates[0], verdict.dropped))
+        if len(candidates) == 1:
+            state.choices.append(self._pinned(candidates[0], verdict.dropped))
         return state
 
     def reachable(self, pool: PoolState, now: float) -> bool:
@@ -96,17 +105,27 @@ class Intake:
         since = pool.unavailable_since
         return since is None or now - since < self._settings.no_worker_s or self._scale.starts(pool.name)
 
-    def _context(self, ticket: Ticket, pools: Sequence[PoolState], now: float) -> AdmitContext:
+    def _context(self, ticket: Ticket, pools: tuple[PoolName, ...], now: float) -> AdmitContext:
+        backlog, settings = self._waiting.backlog, self._settings
         return AdmitContext(
             ticket,
-            self._fleet.view(now, self._waiting.open),
-            tuple([pool.spec.name for pool in pools]),
-            self._waiting.of_tenant(ticket.tenant),
-            self._settings.max_queue,
-            self._waiting.backlog.bytes,
-            self._settings.max_queue_bytes,
+            pools,
+            backlog.count,
+            backlog.of(ticket.tenant)[0],
+            settings.max_queue,
+            backlog.bytes,
+            settings.max_queue_bytes,
             now,
+            lambda: self._fleet.view(now, self._waiting.open),
         )
+
+    def _pinned(self, pool: PoolState, dropped: tuple[Alternative, ...]) -> Choice:
+        if dropped:
+            return Choice("tier", "pinned", pool.name, dropped)
+        known = self._pins.get(pool.name)
+        if known is None:
+            known = self._pins[pool.name] = Choice("tier", "pinned", pool.name)
+        return known
 
     def _expiry(self, ticket: Ticket, now: float) -> float:
         limit = now + self._settings.max_queue_s
@@ -122,14 +141,9 @@ def no_worker(ticket: Ticket, pools: Sequence[PoolState]) -> Rejected:
     return Rejected(ticket.id, 503, "no_worker", message, retry_after=5.0)
 
 
-def _expected_tokens(ticket: Ticket, pool: PoolState) -> int:
-    """Of prompt and answers, as far as can be told when the request comes."""
-    output = pool.output.expect(None, ticket.max_tokens) * ticket.answers if ticket.needs.generates else 0
-    return pool.prompt.count(ticket) + output
-
-
-def _pinned(pool: PoolState, dropped: tuple[Alternative, ...]) -> Choice:
-    return Choice("tier", "pinned", pool.spec.name, dropped)
+def _expected_output(ticket: Ticket, pool: PoolState) -> int:
+    """Tokens of the answers, as far as can be told when the request comes."""
+    return pool.output.expect(None, ticket.max_tokens) * ticket.answers
 
 
 def _of_one_model(pools: tuple[PoolState, ...]) -> tuple[PoolState, ...]:
@@ -161,7 +175,8 @@ def _targets(fleet: Fleet, aliases: Mapping[str, Sequence[PoolName]]) -> dict[st
 
 def _target(pools: Sequence[PoolState], adapter: str | None = None) -> _Target:
     generate = [pool for pool in pools if Task.GENERATE in pool.spec.tasks]
-    return _Target(tuple(pools), tuple(sorted(generate, key=_rank)), adapter)
+    names = tuple([pool.name for pool in pools])
+    return _Target(tuple(pools), tuple(sorted(generate, key=_rank)), names, adapter)
 
 
 def _rank(pool: PoolState) -> tuple[int, str]:

@@ -82,10 +82,20 @@ class Demand(NamedTuple):
 class _Account:
     """One tenant's buckets."""
 
-    __slots__ = ("asked_requests", "asked_tokens", "quota", "requests", "running", "share", "tokens", "unmet")
+    __slots__ = (
+        "asked_requests",
+        "asked_tokens",
+        "bounded",
+        "quota",
+        "requests",
+        "running",
+        "seats",
+        "share",
+        "tokens",
+        "unmet",
+    )
 
     def __init__(self, quota: Quota, share: float, now: float) -> None:
-        self.quota = quota
         self.share = share
         self.running = 0
         self.asked_requests = 0
@@ -93,6 +103,16 @@ class _Account:
         self.unmet = 0
         self.requests = _bucket(quota.requests_per_s, quota.burst_s, 1.0, now, share)
         self.tokens = _bucket(quota.tokens_per_s, quota.burst_s, 0.0, now, share)
+        self._stand(quota)
+
+    def has(self, tokens: int, now: float) -> bool:
+        """Whether a request of about so many tokens may surely be taken; where not, the reason has to be looked for."""
+        if self.running >= self.seats or self.bounded:
+            return False
+        bucket = self.tokens
+        if bucket is not None and (tokens > bucket.capacity or bucket.wait(tokens, now)):
+            return False
+        return self.requests is None or not self.requests.wait(1.0, now)
 
     def buckets(self) -> tuple[Bucket, ...]:
         return tuple(bucket for bucket in (self.requests, self.tokens) if bucket is not None)
@@ -105,11 +125,19 @@ class _Account:
         self.share = share
         for bucket in self.buckets():
             bucket.lease(share, now)
+        self._stand(self.quota)
 
     def change(self, quota: Quota, now: float) -> None:
         self.requests = _changed(self.requests, quota.requests_per_s, quota.burst_s, 1.0, now, self.share)
         self.tokens = _changed(self.tokens, quota.tokens_per_s, quota.burst_s, 0.0, now, self.share)
+        self._stand(quota)
+
+    def _stand(self, quota: Quota) -> None:
         self.quota = quota
+        self.bounded = quota.max_queue is not None or quota.max_queue_bytes is not None
+        """Whether its room in the queue is."""
+        self.seats = math.inf if quota.concurrency is None else _whole(quota.concurrency, self.share)
+        """Requests at once, in its share."""
 
 
 class Limits:
@@ -125,29 +153,35 @@ class Limits:
         self._first = 1.0
         self._sweep_at = -math.inf
         self._free = _unlimited(self._quotas)
+        self._others = not default.unlimited
+        """Whether the tenants that are not listed are limited."""
 
     def limits(self, tenant: Tenant) -> bool:
         """Whether this tenant is limited at all."""
-        return tenant not in self._free if tenant in self._quotas else not self._default.unlimited
+        return tenant not in self._free if tenant in self._quotas else self._others
 
     def admit(self, ticket: Ticket, tokens: int, backlog: Backlog, now: float) -> Rejected | None:
         """Take a request of about so many tokens into the account; or say why not, and take nothing."""
         if not self.limits(ticket.tenant):
             return None
-        account = self._account(ticket.tenant, now)
+        account = self._accounts.get(ticket.tenant) or self._account(ticket.tenant, now)
         account.asked_requests += 1
         account.asked_tokens += tokens
-        refusal = (
-            _too_many(account, ticket) or _no_room(account, ticket, backlog) or _too_fast(account, ticket, tokens, now)
-        )
-        if refusal is None:
-            account.running += 1
-            if account.requests is not None:
-                account.requests.take(1.0, now)
-            if account.tokens is not None:
-                account.tokens.take(tokens, now)
-            self._pledges[ticket.id] = (account, tokens)
-        return refusal
+        if not account.has(tokens, now):
+            refusal = (
+                _too_many(account, ticket)
+                or _no_room(account, ticket, backlog)
+                or _too_fast(account, ticket, tokens, now)
+            )
+            if refusal is not None:
+                return refusal
+        account.running += 1
+        if account.requests is not None:
+            account.requests.take(1.0, now)
+        if account.tokens is not None:
+            account.tokens.take(tokens, now)
+        self._pledges[ticket.id] = (account, tokens)
+        return None
 
     def end(self, ticket: TicketId, spent: int | None, now: float) -> None:
         """An admitted request is over. ``spent`` tokens are charged instead of the estimate; ``None`` charges nothing,
@@ -192,7 +226,7 @@ class Limits:
             return False
         account = self._account(tenant, now)
         limit = account.quota.concurrency
-        tight = limit is not None and _whole(limit, account.share) <= account.running < limit
+        tight = limit is not None and account.seats <= account.running < limit
         if account.share and not tight:
             return False
         account.unmet += 1
@@ -214,6 +248,7 @@ class Limits:
         """Other quotas from now on. What is under way stays admitted, and what was taken stays taken."""
         self._quotas, self._default = dict(quotas), default
         self._free = _unlimited(self._quotas)
+        self._others = not default.unlimited
         for name, account in self._accounts.items():
             account.change(self._quotas.get(name, default), now)
 
@@ -268,7 +303,7 @@ def _whole(limit: int, share: float) -> int:
 
 def _too_many(account: _Account, ticket: Ticket) -> Rejected | None:
     limit = account.quota.concurrency
-    if limit is None or account.running < _whole(limit, account.share):
+    if account.running < account.seats:
         return None
     message = f"tenant {ticket.tenant!r} has {account.running} requests under way; its concurrency is {limit}"
     return Rejected(ticket.id, 429, "concurrency_limit_exceeded", message, _RETRY_S)

@@ -7,7 +7,7 @@ from collections import deque
 from controller.rates import ServiceRate
 from controller.settings import ControlSettings
 from controller.tokens import OutputEstimator, PromptCounter
-from controller.types import PoolName, PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
+from controller.types import PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
 from controller.view import Breaker, PoolView, WorkerView
 
 _ALIVE = frozenset({WorkerPhase.STARTING, WorkerPhase.READY, WorkerPhase.SLEEPING})
@@ -21,6 +21,7 @@ class WorkerState:
     __slots__ = (
         "accepts",
         "blocked_until",
+        "breaker",
         "dispatched",
         "ends",
         "errors",
@@ -28,6 +29,7 @@ class WorkerState:
         "failed_at",
         "lease",
         "limit",
+        "name",
         "phase",
         "pool",
         "removed",
@@ -35,12 +37,14 @@ class WorkerState:
         "running",
         "seats",
         "serves",
+        "shown",
         "spec",
         "view",
         "work",
     )
 
     def __init__(self, spec: WorkerSpec, pool: PoolState, phase: WorkerPhase) -> None:
+        self.name = spec.name
         self.spec = spec
         self.pool = pool
         self.phase = phase
@@ -66,28 +70,39 @@ class WorkerState:
         """Whether new requests may be sent there at all; kept by ``stand``."""
         self.accepts = False
         """And whether they may be sent now, but for the in-flight limit."""
-
-    @property
-    def name(self) -> WorkerName:
-        return self.spec.name
+        self.shown = phase
+        """Its phase as others may see it; this and the next are kept by ``stand``."""
+        self.breaker = Breaker.CLOSED
+        """Whether repeated errors keep requests away from it."""
 
     @property
     def broken(self) -> bool:
         """Kept out because of repeated errors."""
         return self.blocked_until is not None and self.limit == 0
 
-    @property
-    def breaker(self) -> Breaker:
-        """Whether repeated errors keep requests away from it."""
-        if self.broken:
-            return Breaker.OPEN
-        return Breaker.CLOSED if self.limit == self.spec.max_inflight else Breaker.HALF_OPEN
-
     def stand(self) -> None:
         """Phase, limit, lease or block have changed."""
-        self.serves = self.phase is WorkerPhase.READY and not self.removed and not self.broken
+        broken = self.broken
+        self.serves = self.phase is WorkerPhase.READY and not self.removed and not broken
         self.accepts = self.serves and self.blocked_until is None
+        self.shown = WorkerPhase.UNHEALTHY if broken else self.phase
+        whole = self.limit == self.spec.max_inflight
+        self.breaker = Breaker.OPEN if broken else Breaker.CLOSED if whole else Breaker.HALF_OPEN
         self.seats = self.limit if self.lease is None else min(self.limit, self.lease)
+
+    def under_way(self, at: float) -> int:
+        """How many of our requests were there at that moment, as far back as ends are remembered. The latest are looked
+        at first, and mostly those are enough: both accounts are in the order of their times."""
+        count = len(self.running)
+        for dispatched in reversed(self.running.values()):
+            if dispatched <= at:
+                break
+            count -= 1
+        for dispatched, ended in reversed(self.ends):
+            if ended <= at:
+                break
+            count += dispatched <= at
+        return count
 
     def changed(self) -> None:
         self.view = None
@@ -96,16 +111,17 @@ class WorkerState:
     def snapshot(self) -> WorkerView:
         view = self.view
         if view is None:
-            slots = max(1, self.limit)
+            spec, external = self.spec, self.external
+            work = self.work + external * self.pool.output.mean if external else self.work
             view = self.view = WorkerView(
-                self.spec.name,
-                self.spec.pool,
-                WorkerPhase.UNHEALTHY if self.broken else self.phase,
-                max(1, self.seats),
+                spec.name,
+                spec.pool,
+                self.shown,
+                self.seats or 1,
                 len(self.running),
                 self.work,
-                self.external,
-                (self.work + self.external * self.pool.output.mean) / slots,
+                external,
+                work / (self.limit or 1),
                 self.dispatched,
                 self.removed,
                 self.report,
@@ -121,6 +137,7 @@ class PoolState:
         "alive",
         "coming",
         "limit",
+        "name",
         "output",
         "prompt",
         "queued",
@@ -134,6 +151,7 @@ class PoolState:
     )
 
     def __init__(self, spec: PoolSpec, settings: ControlSettings) -> None:
+        self.name = spec.name
         self.spec = spec
         self.workers: dict[WorkerName, WorkerState] = {}
         self.queued = 0
@@ -149,19 +167,16 @@ class PoolState:
         self.rate = ServiceRate(settings.service_rates.get(spec.name, settings.default_service_rate))
         self.view: PoolView | None = None
 
-    @property
-    def name(self) -> PoolName:
-        return self.spec.name
-
     def with_room(self) -> list[WorkerState]:
-        """Workers that may be sent a request now."""
+        """Workers that may be sent a request now, in the order in which they joined."""
         return [w for w in self.workers.values() if w.accepts and len(w.running) < w.seats]
 
     def wait(self, tickets: int, work: int, now: float) -> None:
         """So many more (or fewer) tickets wait here."""
-        self.queued += tickets
+        queued = self.queued = self.queued + tickets
         self.queued_work += work
-        self.rate.waiting(self.queued > 0, now)
+        if queued <= 1:  # whether any waits may have changed
+            self.rate.waiting(queued > 0, now)
         self.view = None
 
     def learn_output(self, predicted: float | None, actual: int) -> None:
@@ -193,7 +208,9 @@ class PoolState:
         if view is None:
             inflight = work = reported = 0
             kv_usage = 0.0
+            views = []
             for worker in self.workers.values():
+                views.append(worker.view or worker.snapshot())
                 if worker.serves:
                     inflight += len(worker.running)
                     work += worker.work
@@ -202,7 +219,7 @@ class PoolState:
                         kv_usage += worker.report.kv_usage
             view = self.view = PoolView(
                 self.spec,
-                tuple([worker.view or worker.snapshot() for worker in self.workers.values()]),
+                tuple(views),
                 self.ready,
                 self.coming,
                 inflight,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 
 from pydantic import Field
@@ -35,40 +35,36 @@ class EnginePriority:
     Absolute, not relative to the moment of dispatch: a worker compares requests that were sent at different times.
     """
 
-    __slots__ = ("_epoch",)
-
     def __init__(self) -> None:
         self._epoch: float | None = None
 
-    def of(self, key: float) -> int:
+    def engine_priority(self, key: float) -> int:
+        """As :meth:`~controller.protocols.OrderStage.engine_priority`."""
         if self._epoch is None:
             self._epoch = key
         steps = round((key - self._epoch) * _ENGINE_STEPS_PER_S)
-        return max(-_ENGINE_MAX, min(_ENGINE_MAX, steps))
+        return steps if -_ENGINE_MAX <= steps <= _ENGINE_MAX else _ENGINE_MAX if steps > 0 else -_ENGINE_MAX
 
 
-class Fcfs:
+class Fcfs(EnginePriority):
     """First come, first served, after the client's own priority."""
 
     name = "fcfs"
     needs: frozenset[Signal] = frozenset()
 
     def __init__(self, options: FcfsOptions) -> None:
-        self._options = options
-        self._priority = EnginePriority()
+        super().__init__()
+        self._step_s = options.priority_step_s
 
     @classmethod
     def create(cls, options: FcfsOptions, resources: Resources) -> Fcfs:
         return cls(options)
 
     def key(self, context: OrderContext) -> float:
-        return context.submitted_at + context.ticket.priority * self._options.priority_step_s
-
-    def engine_priority(self, key: float) -> int:
-        return self._priority.of(key)
+        return context.submitted_at + context.ticket.priority * self._step_s
 
 
-class LengthRank:
+class LengthRank(EnginePriority):
     """Short answers first, with ageing.
 
     The key is the moment of arrival plus ``patience_s`` times the request's rank among those scored lately, as a
@@ -83,8 +79,8 @@ class LengthRank:
     needs = frozenset({Signal.LENGTH})
 
     def __init__(self, options: LengthRankOptions) -> None:
-        self._options = options
-        self._priority = EnginePriority()
+        super().__init__()
+        self._step_s, self._patience_s, self._window = options.priority_step_s, options.patience_s, options.window
         self._sorted: list[float] = []
         self._recent: deque[float] = deque()
 
@@ -95,21 +91,17 @@ class LengthRank:
     def key(self, context: OrderContext) -> float:
         rank = None if context.scores is None else context.scores.length_rank
         quantile = 0.5 if rank is None else self._quantile(rank)
-        first = context.submitted_at + context.ticket.priority * self._options.priority_step_s
-        return first + self._options.patience_s * quantile
-
-    def engine_priority(self, key: float) -> int:
-        return self._priority.of(key)
+        first = context.submitted_at + context.ticket.priority * self._step_s
+        return first + self._patience_s * quantile
 
     def _quantile(self, rank: float) -> float:
-        below = bisect_left(self._sorted, rank)
-        equal = bisect_right(self._sorted, rank) - below
-        quantile = (below + (equal + 1) / 2) / (len(self._sorted) + 1)
-        self._remember(rank)
+        """Its quantile among those before it, which it joins."""
+        ranks, recent = self._sorted, self._recent
+        below = bisect_left(ranks, rank)
+        after = bisect_right(ranks, rank, below)
+        quantile = (below + (after - below + 1) / 2) / (len(ranks) + 1)
+        ranks.insert(after, rank)
+        recent.append(rank)
+        if len(recent) > self._window:
+            del ranks[bisect_left(ranks, recent.popleft())]
         return quantile
-
-    def _remember(self, rank: float) -> None:
-        insort(self._sorted, rank)
-        self._recent.append(rank)
-        if len(self._recent) > self._options.window:
-            del self._sorted[bisect_left(self._sorted, self._recent.popleft())]

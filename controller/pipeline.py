@@ -9,6 +9,7 @@ Every submitted ticket ends exactly once, in one decision record.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from controller.continuing import Continuing
@@ -17,14 +18,15 @@ from controller.errors import ControlError, UnknownTicket
 from controller.fleet import Fleet
 from controller.intake import Intake, no_worker
 from controller.members import PoolState, WorkerState
-from controller.protocols import Signal, Stages, TierContext
+from controller.protocols import Stages, TierContext
 from controller.records import RecordLog
 from controller.retries import RetryBudget
 from controller.running import Running
 from controller.settings import ControlSettings
 from controller.sharing import Sharing
-from controller.tally import Outcome, Tally
-from controller.tickets import Stand, TicketState, pool_of, worker_of
+from controller.signals import Signals
+from controller.tally import Tally
+from controller.tickets import NO_SIGNALS, Stand, TicketState, pool_of, worker_of
 from controller.tiering import Tiering
 from controller.types import (
     Admitted,
@@ -58,6 +60,7 @@ SILENT = frozenset({"first_byte_timeout", "idle_timeout"})
 BUSY = "busy"
 """Code of a worker that refused a request because it has too many; any other counts as a fault of the worker."""
 _ENDED_REMEMBERED = 16_384
+_RUNNING = Stand.RUNNING
 _FRESH = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
 
 
@@ -85,16 +88,16 @@ class ControlPlane:
         self.limits = self._intake.limits
         self._tally = Tally()
         self._tiering = Tiering(stages.tier, self._tally, seed)
-        self._needs = stages.tier.needs | stages.order.needs
-        for signal in sorted(self._needs):
-            self._tally.expect("score", signal.value)
-        self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._tally, seed)
+        self._signals = Signals(stages.tier, stages.order, self._tally)
+        self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._signals, seed)
         self._running = Running(self._fleet, stages.fairness, self.settings)
         self._continuing = Continuing(self._fleet, self._waiting, self.settings)
         self.retries = RetryBudget(self.settings.retry_share, self.settings.retry_free_per_s)
         self._tickets: dict[TicketId, TicketState] = {}
         self.sharing = Sharing(self._fleet, self._tickets, stages.fairness, self.limits, self.settings)
-        self._ended: dict[TicketId, None] = {}
+        self._ended: set[TicketId] = set()
+        self._ends: deque[TicketId] = deque()
+        """The same ids, the oldest first."""
         self._late: list[Rejected] = []
         self._next_scale = float("-inf")
         self._next_rebalance = float("-inf")
@@ -157,7 +160,7 @@ class ControlPlane:
         self.retries.deposit(now)
         if self._awaits_scores(state):
             self._waiting.hold(state)
-            self._want(state, self._needs)
+            state.wanted = self._signals.needs
         else:
             self._settle(state, now)
         return Admitted(ticket.id, bool(state.wanted))
@@ -167,8 +170,7 @@ class ControlPlane:
         state = self._find(ticket)
         if state is None or state.stand is Stand.RUNNING:
             return
-        self._count_signals(state, scores, why)
-        state.scores = scores or state.scores
+        self._signals.came(state, scores, why)
         if state.stand is Stand.OPEN:
             self._choose(state, why, now)
         elif scores is not None:
@@ -176,10 +178,13 @@ class ControlPlane:
 
     def dispatch(self, now: float) -> tuple[Dispatch, ...]:
         """Requests to send now: as many as the workers' in-flight limits allow."""
-        if self._fleet.unblock(now):
+        if self._fleet.blocked and self._fleet.unblock(now):
             self._rehome(now)
-        self._expire(now)
-        return tuple(self._dispatcher.send(now))
+        if not self._waiting.backlog.count:
+            return ()
+        if self._waiting.limits.soonest <= now:
+            self._expire(now)
+        return self._dispatcher.send(now)
 
     def on_first_token(self, ticket: TicketId, now: float) -> None:
         """The worker began to answer."""
@@ -233,7 +238,7 @@ class ControlPlane:
             self._rehome(now)
             return requeued
         if continues and self._continuing.may(state, now):
-            state.avoid.add(worker.name)
+            state.avoid |= {worker.name}
             requeued = self._continuing.requeue(state, now)
             self._rehome(now)
             return requeued
@@ -315,14 +320,14 @@ class ControlPlane:
         pool = self._pool_for(state, None, now)
         waits = pool.queued > 0 or not pool.with_room()
         self._waiting.enqueue(state, pool, now)
-        self._want(state, self.stages.order.needs if waits and state.ticket.needs.generates else frozenset())
+        self._signals.want(state, self.stages.order.needs if waits and state.generates else NO_SIGNALS)
 
     def _awaits_scores(self, state: TicketState) -> bool:
         """Whether a ticket waits for its scores before it may be queued and sent."""
-        if not state.ticket.needs.generates:
+        if not state.generates:
             return False
         if self.settings.score_always:
-            return bool(self._needs)
+            return bool(self._signals.needs)
         return state.is_open() and bool(self.stages.tier.needs)
 
     def _choose(self, state: TicketState, why: str | None, now: float) -> None:
@@ -347,27 +352,6 @@ class ControlPlane:
         pool = self._tiering.choose(state, "no_scores", self.view(now), now)
         self._waiting.enqueue(state, pool, now, keep_key=True)
 
-    # Signals
-
-    def _want(self, state: TicketState, wanted: frozenset[Signal]) -> None:
-        state.wanted = wanted
-        for signal in self._needs - wanted:
-            self._tally.count("score", signal.value, Outcome.SKIPPED)
-
-    def _count_signals(self, state: TicketState, scores: Scores | None, why: str) -> None:
-        for signal in state.wanted:
-            if scores is None:
-                self._tally.count("score", signal.value, Outcome.FALLBACK, why)
-            elif _has(scores, signal):
-                self._tally.count("score", signal.value, Outcome.SCORED)
-            else:
-                self._tally.count("score", signal.value, Outcome.FALLBACK, "no_prediction")
-        state.wanted = frozenset()
-        if scores is not None:
-            state.unranked = "no_prediction" if scores.length_rank is None else None
-        elif state.scores is None:
-            state.unranked = why
-
     # Ending
 
     def _may_retry(self, state: TicketState, now: float) -> bool:
@@ -376,7 +360,7 @@ class ControlPlane:
         return may and self.retries.take(now)
 
     def _requeue(self, state: TicketState, worker: WorkerState, now: float) -> Requeued:
-        state.avoid.add(worker.name)
+        state.avoid |= {worker.name}
         state.worker = None
         self._waiting.enqueue(state, pool_of(state), now, keep_key=True)
         return Requeued(state.ticket.id, state.attempts + 1)
@@ -436,9 +420,10 @@ class ControlPlane:
         self._remember(ticket.id)
 
     def _remember(self, ticket: TicketId) -> None:
-        self._ended[ticket] = None
-        if len(self._ended) > _ENDED_REMEMBERED:
-            del self._ended[next(iter(self._ended))]
+        self._ended.add(ticket)
+        self._ends.append(ticket)
+        if len(self._ends) > _ENDED_REMEMBERED:
+            self._ended.discard(self._ends.popleft())
 
     # Time
 
@@ -471,13 +456,7 @@ class ControlPlane:
         return state
 
     def _served(self, ticket: TicketId) -> TicketState | None:
-        state = self._find(ticket)
-        if state is not None and state.stand is not Stand.RUNNING:
+        state = self._tickets.get(ticket) or self._find(ticket)
+        if state is not None and state.stand is not _RUNNING:
             raise ControlError(f"ticket {ticket!r} is {state.stand}, not running")
         return state
-
-
-def _has(scores: Scores, signal: Signal) -> bool:
-    if signal is Signal.QUALITY:
-        return scores.quality is not None
-    return scores.length_rank is not None or scores.output_tokens is not None

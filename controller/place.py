@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
@@ -82,7 +83,8 @@ class Prefix:
     name = "prefix"
 
     def __init__(self, options: PrefixOptions) -> None:
-        self._options = options
+        self._min_match = options.min_match
+        self._gate_ratio, self._gate_slack = options.gate_ratio, options.gate_slack
         self._index = PrefixIndex(options.capacity_blocks)
 
     @classmethod
@@ -90,12 +92,14 @@ class Prefix:
         return cls(options)
 
     def choose(self, context: PlaceContext) -> Choice:
-        idle = least_loaded(context.workers)
-        prefix = context.ticket.prefix
-        matches = self._index.matches(prefix) if prefix else {}
-        near = [worker for worker in context.workers if self._worth_it(worker, matches, idle, len(prefix))]
-        chosen = min(near, key=lambda w: (-matches[w.name], *_load_key(w))) if near else idle
-        return Choice("place", self.name, chosen.name, _matched(context.workers, matches, len(prefix)))
+        workers, prefix = context.workers, context.ticket.prefix
+        chosen = least_loaded(workers)
+        matches = self._index.matches(prefix)
+        if matches:
+            near = self._nearest(workers, matches, len(prefix), chosen.load)
+            if near:
+                chosen = near[0] if len(near) == 1 else least_loaded(near)
+        return Choice("place", self.name, chosen.name, _matched(workers, matches, len(prefix)))
 
     def placed(self, ticket: Ticket, worker: WorkerName) -> None:
         self._index.add(ticket.prefix, worker)
@@ -103,15 +107,27 @@ class Prefix:
     def forget(self, worker: WorkerName) -> None:
         self._index.forget(worker)
 
-    def _worth_it(self, worker: WorkerView, matches: Mapping[str, int], idle: WorkerView, blocks: int) -> bool:
-        matched = matches.get(worker.name, 0)
-        gate = idle.load * self._options.gate_ratio + self._options.gate_slack
-        return matched > 0 and matched >= self._options.min_match * blocks and worker.load <= gate
+    def _nearest(
+        self, workers: Sequence[WorkerView], matches: Mapping[WorkerName, int], blocks: int, idle: float
+    ) -> list[WorkerView]:
+        """Those that have seen most of the prompt, of those that are worth a detour; ``idle`` is the least load."""
+        gate = idle * self._gate_ratio + self._gate_slack
+        most = max(1, math.ceil(self._min_match * blocks))
+        near: list[WorkerView] = []
+        for worker in workers:
+            matched = matches.get(worker.name, 0)
+            if matched >= most and worker.load <= gate:
+                if matched > most:
+                    near, most = [], matched
+                near.append(worker)
+        return near
 
 
-def least_loaded(workers: Iterable[WorkerView]) -> WorkerView:
+def least_loaded(workers: Sequence[WorkerView]) -> WorkerView:
     """The least loaded of some workers."""
-    return min(workers, key=_load_key)
+    least = min([worker.load for worker in workers])
+    found = [worker for worker in workers if worker.load == least]
+    return found[0] if len(found) == 1 else min(found, key=_load_key)
 
 
 def _load_key(worker: WorkerView) -> tuple[float, float, int, str]:
@@ -124,9 +140,10 @@ def _loads(workers: tuple[WorkerView, ...]) -> tuple[Alternative, ...]:
 
 def _matched(workers: tuple[WorkerView, ...], matches: Mapping[str, int], blocks: int) -> tuple[Alternative, ...]:
     of = f" of {blocks} blocks"
+    nothing, get = "0" + of, matches.get
     return tuple(
         [
-            Alternative(worker.name, -worker.load, True, str(matches.get(worker.name, 0)) + of)
-            for worker in workers[:_SHOWN]
+            Alternative(w.name, -w.load, True, f"{matched}{of}" if (matched := get(w.name)) else nothing)
+            for w in workers[:_SHOWN]
         ]
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
+from struct import unpack
 
 from controller.types import WorkerName
 
 BLOCK_CHARS = 256
 MAX_BLOCKS = 128
+_GROUPS = 10_000
+"""Groups of workers that are looked for, to be kept once; beyond that, some are kept twice."""
+_NOBODY: frozenset[WorkerName] = frozenset()
 
 
 def block_hashes(
@@ -20,12 +24,21 @@ def block_hashes(
     Two texts share their first n hashes exactly if they share their first n blocks (and the salt: for example a tenant
     whose cache is kept apart). Only the first ``max_blocks`` count. Stable across processes.
     """
+    whole = min(len(text) // block_chars, max_blocks) * block_chars
+    if whole <= 0:
+        return ()
+    starts = range(0, whole, block_chars)
+    data = text[:whole].encode("utf-8", "surrogatepass")
+    if len(data) == whole:  # all of it is ASCII, as most prompts are: a character is a byte
+        blocks = [data[start : start + block_chars] for start in starts]
+    else:
+        blocks = [text[start : start + block_chars].encode("utf-8", "surrogatepass") for start in starts]
     running = blake2b(salt.encode("utf-8", "surrogatepass"), digest_size=8)
-    hashes = []
-    for start in range(0, min(len(text) // block_chars, max_blocks) * block_chars, block_chars):
-        running.update(text[start : start + block_chars].encode("utf-8", "surrogatepass"))
-        hashes.append(int.from_bytes(running.copy().digest(), "big"))
-    return tuple(hashes)
+    digests = []
+    for block in blocks:
+        running.update(block)
+        digests.append(running.digest())
+    return unpack(f">{len(digests)}Q", b"".join(digests))
 
 
 class PrefixIndex:
@@ -35,7 +48,9 @@ class PrefixIndex:
         if capacity < 1:
             raise ValueError(f"the capacity must be at least one block, not {capacity}")
         self._capacity = capacity
-        self._blocks: OrderedDict[int, dict[WorkerName, None]] = OrderedDict()
+        self._blocks: OrderedDict[int, frozenset[WorkerName]] = OrderedDict()
+        self._groups: dict[frozenset[WorkerName], frozenset[WorkerName]] = {}
+        """Groups of workers, each to be kept once: the blocks of a chain mostly share theirs."""
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -43,28 +58,54 @@ class PrefixIndex:
     def matches(self, prefix: Sequence[int]) -> dict[WorkerName, int]:
         """For each worker that has seen the first block: how many blocks from the start it has seen without a gap."""
         found: dict[WorkerName, int] = {}
-        here: set[WorkerName] | None = None
-        for depth, block in enumerate(prefix, 1):
-            workers = self._blocks.get(block)
-            here = set() if workers is None else set(workers) if here is None else here.intersection(workers)
-            if not here:
-                break
-            for worker in here:
-                found[worker] = depth
+        seen = here = _NOBODY
+        depth = 0
+        get = self._blocks.get
+        for block in prefix:
+            workers = get(block)
+            if workers is not seen or not depth:
+                if workers is None:
+                    break
+                seen = workers
+                if depth:
+                    found.update(dict.fromkeys(here - workers, depth))
+                    here &= workers
+                else:
+                    here = workers
+                if not here:
+                    break
+            depth += 1
+        found.update(dict.fromkeys(here, depth))
         return found
 
     def add(self, prefix: Sequence[int], worker: WorkerName) -> None:
         """The worker was sent a prompt that begins so."""
+        blocks = self._blocks
+        before: frozenset[WorkerName] | None = _NOBODY
+        after = _NOBODY
         for block in reversed(prefix):
             # Last block first: the beginning of a chain is then the last to be forgotten, as in a worker's own cache.
-            self._blocks.setdefault(block, {})[worker] = None
-            self._blocks.move_to_end(block)
-        while len(self._blocks) > self._capacity:
-            self._blocks.popitem(last=False)
+            workers = blocks.get(block)
+            if workers is not before:
+                before = workers
+                after = workers if workers and worker in workers else self._group((workers or _NOBODY) | {worker})
+            if workers is not after:
+                blocks[block] = after
+            if workers is not None:
+                blocks.move_to_end(block)
+        while len(blocks) > self._capacity:
+            blocks.popitem(last=False)
 
     def forget(self, worker: WorkerName) -> None:
         """The worker's cache is gone; O(blocks)."""
-        for block in [block for block, workers in self._blocks.items() if worker in workers]:
-            del self._blocks[block][worker]
-            if not self._blocks[block]:
-                del self._blocks[block]
+        for block, workers in list(self._blocks.items()):
+            if worker in workers:
+                if len(workers) == 1:
+                    del self._blocks[block]
+                else:
+                    self._blocks[block] = self._group(workers - {worker})
+
+    def _group(self, workers: frozenset[WorkerName]) -> frozenset[WorkerName]:
+        if len(self._groups) > _GROUPS:
+            self._groups.clear()
+        return self._groups.setdefault(workers, workers)

@@ -6,7 +6,7 @@ named after the stage and are listed in :mod:`controller.stages`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +30,7 @@ from controller.types import (
     Ticket,
     WorkerName,
 )
+from controller.values import swift
 from controller.view import FleetView, PoolView, TicketView, WorkerView
 
 
@@ -63,14 +64,16 @@ class Resources:
     artifacts: ArtifactResolver | None = None
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class AdmitContext:
     """A request at the door."""
 
     ticket: Ticket
-    view: FleetView
     pools: tuple[PoolName, ...]
     """Pools that could serve it."""
+    queued: int
+    """Tickets that wait already, those with an open tier included."""
     queued_by_tenant: int
     """Tickets of the same tenant that wait already."""
     max_queue: int
@@ -78,6 +81,13 @@ class AdmitContext:
     """Bytes of the bodies that wait."""
     max_queue_bytes: int
     now: float
+    look: Callable[[], FleetView] = field(repr=False, compare=False)
+
+    @property
+    def view(self) -> FleetView:
+        """The fleet at this moment; only to be asked while admitting. It is taken when it is asked for: most requests
+        are admitted without a look at it."""
+        return self.look()
 
 
 class AdmitStage(Protocol):
@@ -91,6 +101,7 @@ class AdmitStage(Protocol):
         ...
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class TierContext:
     """A ticket whose tier is open, with more than one pool to choose from."""
@@ -125,6 +136,7 @@ class TierStage(Protocol):
         ...
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class OrderContext:
     """A ticket on its way into a queue."""
@@ -202,16 +214,22 @@ class FairnessStage(Protocol):
         ...
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class PlaceContext:
     """A ticket whose turn it is, and the workers that have room."""
 
     ticket: Ticket
-    pool: PoolView
     workers: tuple[WorkerView, ...]
     """Never empty."""
     now: float
     random: np.random.Generator
+    look: Callable[[], PoolView] = field(repr=False, compare=False)
+
+    @property
+    def pool(self) -> PoolView:
+        """The workers' pool at this moment; only to be asked while placing. It is taken when it is asked for."""
+        return self.look()
 
 
 class PlaceStage(Protocol):

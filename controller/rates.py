@@ -10,24 +10,29 @@ _WINDOW_S = 1.0
 _MEMORY_S = 10.0
 
 
-class ArrivalRate:
-    """Exponentially averaged events per second, with time constant ``tau_s``."""
+class Arrivals:
+    """Exponentially averaged requests per second, fast and slow, with time constants in seconds."""
 
-    __slots__ = ("_at", "_rate", "_tau")
+    __slots__ = ("_at", "_fast", "_fast_s", "_slow", "_slow_s")
 
-    def __init__(self, tau_s: float) -> None:
-        self._tau = tau_s
-        self._rate = 0.0
+    def __init__(self, fast_s: float, slow_s: float) -> None:
+        self._fast_s, self._slow_s = fast_s, slow_s
+        self._fast = self._slow = 0.0
         self._at = 0.0
 
     def observe(self, now: float) -> None:
-        """One event."""
-        self._rate = self.value(now) + 1.0 / self._tau
+        """One request came."""
+        fast, slow = self.rates(now)
+        self._fast = fast + 1.0 / self._fast_s
+        self._slow = slow + 1.0 / self._slow_s
         self._at = now
 
-    def value(self, now: float) -> float:
-        """Events per second as of ``now``."""
-        return self._rate * math.exp(min(0.0, self._at - now) / self._tau) if self._rate else 0.0
+    def rates(self, now: float) -> tuple[float, float]:
+        """Fast and slow, as of ``now``."""
+        passed = now - self._at
+        if passed <= 0.0:
+            return self._fast, self._slow
+        return self._fast * math.exp(-passed / self._fast_s), self._slow * math.exp(-passed / self._slow_s)
 
 
 class ServiceRate:

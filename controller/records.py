@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Any
 
 from controller.types import Choice, DecisionRecord, TicketId
+
+_SLACK = 64
 
 
 class RecordLog:
     """Where ended tickets leave their record. Bounded: a writer that is late loses the oldest; the loss is counted."""
 
     def __init__(self, recent: int, pending: int) -> None:
-        self._recent: deque[DecisionRecord] = deque(maxlen=recent)
+        self._recent: deque[DecisionRecord] = deque()
+        """At least those to be kept. What is beyond is let go many at a time, which is much cheaper than one by one
+        while requests are served."""
+        self._kept = recent
         self._pending: deque[DecisionRecord] = deque()
         self._bound = pending
         self.dropped = 0
@@ -23,25 +29,34 @@ class RecordLog:
     def add(self, record: DecisionRecord) -> None:
         """One ticket has ended."""
         self.written += 1
-        self._recent.append(record)
-        self._pending.append(record)
-        if len(self._pending) > self._bound:
-            self._pending.popleft()
+        recent, pending = self._recent, self._pending
+        recent.append(record)
+        pending.append(record)
+        if len(recent) > 2 * self._kept + _SLACK:
+            self._trim()
+        if len(pending) > self._bound:
+            pending.popleft()
             self.dropped += 1
 
     def drain(self) -> tuple[DecisionRecord, ...]:
         """Every record since the last call, oldest first."""
         drained = tuple(self._pending)
         self._pending.clear()
+        self._trim()
         return drained
 
     def recent(self, limit: int) -> tuple[DecisionRecord, ...]:
         """The last records, newest first."""
-        return tuple(record for record, _ in zip(reversed(self._recent), range(limit), strict=False))
+        return tuple(islice(reversed(self._recent), max(0, min(limit, self._kept))))
 
     def find(self, ticket: TicketId) -> DecisionRecord | None:
         """The record of one ticket, if it ended lately."""
-        return next((record for record in reversed(self._recent) if record.ticket == ticket), None)
+        return next((record for record in self.recent(self._kept) if record.ticket == ticket), None)
+
+    def _trim(self) -> None:
+        recent = self._recent
+        for _ in range(len(recent) - self._kept):
+            recent.popleft()
 
 
 def row(record: DecisionRecord) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from controller.fleet import Fleet
+from controller.members import PoolState
 from controller.protocols import FairnessStage
 from controller.settings import ControlSettings
-from controller.tickets import TicketState, pool_of, worker_of
+from controller.tickets import TicketState, worker_of
 from controller.types import Usage
 
 
@@ -28,32 +29,39 @@ class Running:
         read = min(state.work, round(self._prompt_work * (state.prompt_tokens + state.output_tokens)))
         state.work -= read
         self._fleet.progress(worker, read, -read, now)
-        self._fleet.succeeded(worker, now)
+        if worker.errors:
+            self._fleet.succeeded(worker, now)
 
     def tokens(self, state: TicketState, total: int, now: float) -> None:
         """The answer has so many tokens by now."""
         new = total - state.output_tokens
         if new <= 0:
             return
-        self.first_token(state, now)
+        if state.first_token_at is None or state.resuming:
+            self.first_token(state, now)
         state.output_tokens = total
         if total >= state.expected_output:
             # An answer that outgrows its expectation is expected to double (S³, Jin et al., NeurIPS'23).
             limit = state.ticket.max_tokens
             state.expected_output = 2 * total if limit is None else max(total, min(2 * total, limit))
         left = state.expected_output - total
-        self._fleet.progress(worker_of(state), new, left - state.work, now)
+        worker = worker_of(state)
+        self._fleet.progress(worker, new, left - state.work, now)
         state.work = left
-        self._fairness.decoded(pool_of(state).name, state.group, new)
+        self._fairness.decoded(worker.pool.name, state.group, new)
 
     def finish(self, state: TicketState, usage: Usage | None, now: float) -> None:
         """The answer is complete."""
+        worker = worker_of(state)
         if usage is not None:
             self.tokens(state, usage.output_tokens, now)
-            self.first_token(state, now)
-            _learn(state, usage)
-        self._fleet.succeeded(worker_of(state), now)
-        self.leave(state, now)
+            if state.first_token_at is None or state.resuming:
+                self.first_token(state, now)
+            _learn(state, worker.pool, usage)
+        if worker.errors:
+            self._fleet.succeeded(worker, now)
+        self._fleet.end(worker, state.ticket.id, state.work, now)
+        state.work = 0
 
     def leave(self, state: TicketState, now: float) -> None:
         """The ticket is no longer with its worker."""
@@ -61,11 +69,11 @@ class Running:
         state.work = 0
 
 
-def _learn(state: TicketState, usage: Usage) -> None:
-    pool, ticket = pool_of(state), state.ticket
+def _learn(state: TicketState, pool: PoolState, usage: Usage) -> None:
+    ticket = state.ticket
     if ticket.prompt_tokens is None:
         pool.prompt.observe(ticket.prompt_chars, usage.prompt_tokens)
-    if not ticket.needs.generates:
+    if not state.generates:
         return
     predicted = None if state.scores is None else state.scores.output_tokens
     if predicted is not None and ticket.max_tokens is not None:

@@ -30,7 +30,7 @@ class Tally:
 
     def count(self, stage: str, by: str, outcome: Outcome, reason: str | None = None) -> None:
         """One more."""
-        self._outcomes[stage, by, outcome.value] += 1
+        self._outcomes[stage, by, outcome._value_] += 1  # ``value`` is a property in Python, four times as slow
         if reason is not None:
             self._reasons[stage, by, reason] += 1
 

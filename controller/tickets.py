@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from controller.members import PoolState, WorkerState
 from controller.protocols import Signal
-from controller.types import Choice, DecisionRecord, Result, Scores, Ticket, Usage, WorkerName
+from controller.types import Choice, DecisionRecord, Result, Scores, Task, Ticket, Usage, WorkerName
 from controller.view import TicketView
 
 
@@ -19,6 +19,12 @@ class Stand(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     ENDED = "ended"
+
+
+_OPEN, _COMPLETED, _GENERATE = Stand.OPEN, Result.COMPLETED, Task.GENERATE
+"""Bound once: a look at an enum class takes long."""
+_NOBODY: frozenset[WorkerName] = frozenset()
+NO_SIGNALS: frozenset[Signal] = frozenset()
 
 
 class TicketState:
@@ -35,6 +41,7 @@ class TicketState:
         "expected_output",
         "expires_at",
         "first_token_at",
+        "generates",
         "group",
         "key",
         "ladder",
@@ -56,9 +63,17 @@ class TicketState:
     )
 
     def __init__(
-        self, ticket: Ticket, serial: int, now: float, ladder: tuple[PoolState, ...], candidates: tuple[PoolState, ...]
+        self,
+        ticket: Ticket,
+        serial: int,
+        now: float,
+        ladder: tuple[PoolState, ...],
+        candidates: tuple[PoolState, ...],
+        prompt_tokens: int,
     ) -> None:
         self.ticket = ticket
+        self.generates = ticket.needs.task is _GENERATE
+        """As its needs say."""
         self.serial = serial
         """Order of submission; breaks ties."""
         self.submitted_at = now
@@ -66,16 +81,16 @@ class TicketState:
         """What the requested model stands for, lowest tier first."""
         self.candidates = candidates
         """Pools that can serve it, in the alias's order."""
-        self.stand = Stand.OPEN
+        self.stand = _OPEN
         self.scores: Scores | None = None
-        self.wanted: frozenset[Signal] = frozenset()
+        self.wanted: frozenset[Signal] = NO_SIGNALS
         """Signals that were asked for and have neither come nor been given up."""
         self.unranked: str | None = None
         """Why it has no length rank, if one was asked for."""
         self.choices: list[Choice] = []
         self.expires_at = math.inf
         self.pool: PoolState | None = None
-        self.prompt_tokens = candidates[0].prompt.count(ticket)
+        self.prompt_tokens = prompt_tokens
         self.key = 0.0
         self.group = ""
         self.expected_output = 1
@@ -83,7 +98,7 @@ class TicketState:
         self.work = 0
         """Token-work outstanding, as accounted to the pool's queue or to the worker."""
         self.worker: WorkerState | None = None
-        self.avoid: set[WorkerName] = set()
+        self.avoid: frozenset[WorkerName] = _NOBODY
         """Workers that failed it."""
         self.attempts = 0
         self.continued = 0
@@ -122,8 +137,8 @@ class TicketState:
         """Tokens to charge to its tenant; ``None`` if nothing at all came of it, through no fault of the client."""
         if usage is not None:
             return usage.prompt_tokens + usage.output_tokens
-        if result is Result.COMPLETED:
-            unseen = self.expected_output if self.ticket.needs.generates else 0
+        if result is _COMPLETED:
+            unseen = self.expected_output if self.generates else 0
             return self.prompt_tokens + (self.output_tokens or unseen)
         if self.first_token_at is not None:
             return self.prompt_tokens + self.output_tokens
@@ -133,17 +148,18 @@ class TicketState:
 
     def record(self, now: float, result: Result, code: str | None, usage: Usage | None) -> DecisionRecord:
         """What was decided for it, and how it ended."""
+        ticket, pool, worker = self.ticket, self.pool, self.worker
         return DecisionRecord(
-            self.ticket.id,
-            self.ticket.tenant,
-            self.ticket.model,
+            ticket.id,
+            ticket.tenant,
+            ticket.model,
             self.submitted_at,
             self.prompt_tokens,
-            self.ticket.max_tokens,
+            ticket.max_tokens,
             self.scores,
             tuple(self.choices),
-            None if self.pool is None else self.pool.name,
-            None if self.worker is None else self.worker.name,
+            None if pool is None else pool.name,
+            None if worker is None else worker.name,
             self.attempts,
             self.dispatched_at,
             self.first_token_at,

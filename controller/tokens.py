@@ -53,30 +53,27 @@ class OutputEstimator:
     in.
     """
 
-    __slots__ = ("_actual", "_mean", "_predicted")
+    __slots__ = ("_actual", "_predicted", "mean")
 
     def __init__(self, initial: float) -> None:
         if not initial > 0:
             raise ValueError(f"the expected output must be positive, not {initial}")
-        self._mean = initial
+        self.mean = initial
+        """Output tokens of a typical answer."""
         self._actual = 10.0 * initial
         self._predicted = 10.0 * initial
 
-    @property
-    def mean(self) -> float:
-        """Output tokens of a typical answer."""
-        return self._mean
-
     def expect(self, predicted: float | None, max_tokens: int | None) -> int:
         """Output tokens to expect, at least 1, at most ``max_tokens``."""
-        tokens = self._mean if predicted is None else predicted * self._actual / self._predicted
+        tokens = self.mean if predicted is None else predicted * self._actual / self._predicted
         if max_tokens is not None and tokens > max_tokens:
             tokens = max_tokens
-        return max(1, round(tokens))
+        expected = round(tokens)
+        return expected if expected > 1 else 1
 
     def observe(self, predicted: float | None, actual: int) -> None:
         """A complete answer had ``actual`` tokens where ``predicted`` were expected by the predictor."""
-        self._mean += (actual - self._mean) / 50.0
+        self.mean += (actual - self.mean) / 50.0
         if predicted is not None and predicted > 0:
             keep = 1.0 - 1.0 / _MEMORY
             self._actual = self._actual * keep + actual

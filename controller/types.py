@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from controller.values import swift
+
 TicketId = str
 PoolName = str
 WorkerName = str
@@ -40,6 +42,7 @@ class Task(StrEnum):
     """Speech to text, translated or not."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a request requires of a pool beyond plain text generation."""
@@ -62,6 +65,7 @@ class Needs:
         return self.task is Task.GENERATE
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """A request while the controller knows it. Never holds the prompt's text.
@@ -89,6 +93,7 @@ class Ticket:
     """Answers asked for at once (``n``)."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What the learned predictors say of one request. ``None`` where a predictor is absent or out of distribution.
@@ -115,6 +120,7 @@ class WorkerSpec:
     """The worker runs ``--scheduling-policy priority``, so the queue's order may be passed down to it."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
     """One reading of a worker's own metrics. ``at`` is when it was read; it may be stale by then."""
@@ -147,6 +153,7 @@ class PoolSpec:
     """Name of the engine profile (``models/profile/NAME``) that describes a worker's timing."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """The request is not taken. ``status`` is the HTTP status to answer with; ``retry_after`` is in seconds."""
@@ -158,6 +165,7 @@ class Rejected:
     retry_after: float | None = None
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The request is queued. ``wants_scores`` asks the driver to score it and call ``on_scores`` within the budget."""
@@ -166,6 +174,7 @@ class Admitted:
     wants_scores: bool
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Dispatch:
     """Send this request to this worker now. ``priority`` is ``None`` where the worker does not schedule by it."""
@@ -179,6 +188,7 @@ class Dispatch:
     attempt: int
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Requeued:
     """After a worker's failure the request waits again, for another worker."""
@@ -205,6 +215,7 @@ class Move:
     reason: str
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Tick:
     """What time alone has brought about."""
@@ -227,6 +238,7 @@ class Result(StrEnum):
     ABORTED = "aborted"
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts as the worker reported them."""
@@ -236,6 +248,7 @@ class Usage:
     cached_tokens: int = 0
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """One choice that a stage weighed. ``score`` is in the stage's own units; higher is better."""
@@ -246,6 +259,7 @@ class Alternative:
     why: str = ""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One stage's decision about one ticket."""
@@ -264,6 +278,7 @@ class Choice:
     """SHA-256 of the artifact's manifest."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
     """Everything needed to explain and replay what was decided for one request, and how it ended."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from controller.types import PoolName, PoolSpec, Tenant, TicketId, WorkerName, WorkerPhase, WorkerReport
+from controller.values import swift
 
 
 class Breaker(StrEnum):
@@ -23,6 +24,7 @@ class Breaker(StrEnum):
     """It is given none."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """One worker at one moment."""
@@ -54,6 +56,7 @@ class WorkerView:
         return self.phase is WorkerPhase.READY and not self.removed
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """One pool at one moment."""
@@ -98,6 +101,7 @@ class PoolView:
         return sum(1 for worker in self.workers if worker.phase in running and not worker.removed)
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class FleetView:
     """The whole fleet at ``at`` (seconds, the caller's clock)."""
@@ -123,6 +127,7 @@ class FleetView:
         return self.open + sum(pool.queued for pool in self.pools)
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class TicketView:
     """One ticket that has not ended, for the operator."""

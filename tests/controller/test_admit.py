@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+from controller.admit import Bounded, BoundedOptions
+from controller.protocols import AdmitContext
 from controller.settings import ControlSettings
-from tests.controller.planes import LADDER, plane, refused, submit
+from controller.types import Rejected
+from tests.controller.planes import LADDER, plane, refused, stages, submit
 
 TIGHT = ControlSettings(max_queue=4)
 
@@ -45,3 +50,17 @@ def test_tickets_with_an_open_tier_count_too() -> None:
         assert submit(control, f"{index}", 0.0).wants_scores
     assert control.view(0.0).queued == 4
     assert refused(control, "over", 0.0).status == 429
+
+
+def test_a_stage_may_look_at_the_fleet_as_it_is_when_the_request_comes() -> None:
+    seen = []
+
+    class Looks(Bounded):
+        def admit(self, context: AdmitContext) -> Rejected | None:
+            seen.append((context.view.at, context.view.queued, context.queued, context.pools))
+            return super().admit(context)
+
+    control = plane(replace(stages({}), admit=Looks(BoundedOptions())), pools=LADDER, settings=TIGHT)
+    for index in range(3):
+        submit(control, f"{index}", float(index))
+    assert seen == [(float(index), index, index, ("small", "medium", "large")) for index in range(3)]

@@ -68,7 +68,7 @@ def test_idle_tenants_are_forgotten_without_a_change_of_their_turn() -> None:
         name = f"visitor-{index}"
         fair.arrived("p", name)
         fair.emptied("p", name)
-    assert len(fair._pool("p").counters) <= 22
+    assert len(fair._pools["p"].counters) <= 22
     assert fair.pick("p") == "steady"
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controller.errors import DuplicateWorker, UnknownPool, UnknownWorker
 from controller.fleet import Fleet
@@ -293,3 +295,19 @@ def test_an_alias_of_no_pool_changes_nothing() -> None:
         control.reconfigure(ControlSettings(max_queue=1), {"quick": ["nowhere"]}, 0.0)
     assert control.settings.max_queue == ControlSettings().max_queue
     assert "auto" in control.models()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=40), st.integers(-1, 60))
+def test_what_was_under_way_at_a_moment_is_counted_as_by_looking_at_all(steps: list[tuple[int, int]], at: int) -> None:
+    fleet = Fleet(LADDER, ControlSettings())
+    fleet.add(WorkerSpec("w", "small", "http://w"), WorkerPhase.READY, 0.0)
+    here, now = fleet.worker("w"), 0.0
+    for number, (step, wait) in enumerate(steps):
+        now += wait
+        if step or not here.running:
+            fleet.start(here, f"{number}", 1, now)
+        else:
+            names = list(here.running)
+            fleet.end(here, names[number % len(names)], 1, now)
+    begun = sum(dispatched <= at for dispatched in here.running.values())
+    assert here.under_way(at) == begun + sum(dispatched <= at < ended for dispatched, ended in here.ends)

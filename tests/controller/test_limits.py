@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.backlog import Backlog
-from controller.limits import Demand, Limits, Quota
+from controller.limits import Demand, Limits, Quota, _no_room, _too_fast, _too_many
 from controller.settings import ControlSettings, TenantSpec
 from controller.types import Rejected, Ticket, Usage
 from tests.controller.planes import plane, refused, submit
@@ -390,3 +390,33 @@ def remaining(control: object) -> int:
     standing = control.limits.standing("t", 0.0)  # type: ignore[attr-defined]
     remaining: int = standing.tokens.remaining
     return remaining
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.sampled_from([0.0, 0.1, 3.0])), min_size=1, max_size=12),
+    st.builds(
+        Quota,
+        st.sampled_from([None, 0.05, 0.5]),
+        st.sampled_from([None, 1.0, 5.0]),
+        st.sampled_from([1.0, 60.0]),
+        st.sampled_from([None, 0, 3]),
+        st.sampled_from([None, 2]),
+    ),
+    st.sampled_from([0.0, 0.3, 1.0]),
+)
+def test_what_surely_may_be_taken_is_not_refused_for_any_reason(
+    steps: list[tuple[int, float]], quota: Quota, share: float
+) -> None:
+    """The short way of admitting, against the reasons for refusing one by one."""
+    kept, now = Limits({"t": quota}, Quota()), 0.0
+    kept.lease(lambda tenant: share, 1, now)
+    for number, (tokens, wait) in enumerate(steps):
+        now += wait
+        asked, account = Ticket(f"{number}", "m", "t"), kept._account("t", now)
+        reasons = (_too_many(account, asked), _no_room(account, asked, NOTHING), _too_fast(account, asked, tokens, now))
+        if account.has(tokens, now):
+            assert reasons == (None, None, None)
+        elif quota.max_queue is None:
+            assert reasons != (None, None, None) or tokens > quota.burst_s * (quota.tokens_per_s or 0.0)
+        expected = next((reason for reason in reasons if reason is not None), None)
+        assert ask(kept, f"{number}", now, tokens) == (None if quota.unlimited else expected)

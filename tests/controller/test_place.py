@@ -2,8 +2,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.place import Prefix, PrefixOptions
 from controller.prefix import block_hashes
-from controller.types import WorkerReport
+from controller.protocols import PlaceContext
+from controller.types import Ticket, WorkerPhase, WorkerReport
+from controller.view import PoolView, WorkerView
 from tests.controller.planes import finish, plane, submit
 
 PROMPT = block_hashes("the same long system prompt " * 100)
@@ -95,3 +102,32 @@ def test_a_restarted_worker_has_an_empty_cache() -> None:
     submit(control, "second", 1.0, prefix=PROMPT)
     (second,) = control.dispatch(1.0)
     assert second.worker != first.worker
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0, 50.0, 90.0, 200.0]), st.integers(0, 8)), min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.1, 0.3, 1.0]),
+)
+def test_prefix_takes_the_longest_match_worth_a_detour_and_the_least_load_of_those(
+    workers: list[tuple[float, int]], min_match: float
+) -> None:
+    options = PrefixOptions(min_match=min_match)
+    stage, prompt = Prefix(options), tuple(range(8))
+    views = []
+    for number, (load, matched) in enumerate(workers):
+        name = f"w{number}"
+        stage.placed(Ticket("before", "m", prefix=prompt[:matched]), name)
+        views.append(WorkerView(name, "p", WorkerPhase.READY, 4, 0, 0, 0, load, 0, False, None))
+    gate = min(load for load, _ in workers) * options.gate_ratio + options.gate_slack
+    worth = [
+        (-matched, load, f"w{number}")
+        for number, (load, matched) in enumerate(workers)
+        if matched and matched >= min_match * 8 and load <= gate
+    ]
+    idle = min((load, f"w{number}") for number, (load, _) in enumerate(workers))
+    asked = PlaceContext(Ticket("t", "m", prefix=prompt), tuple(views), 0.0, np.random.default_rng(0), _never)
+    assert stage.choose(asked).chosen == (min(worth)[2] if worth else idle[1])
+
+
+def _never() -> PoolView:
+    raise AssertionError("the pool is not looked at")

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from controller.prefix import PrefixIndex, block_hashes
 
 TEXTS = st.text(st.sampled_from("abc"), max_size=60)
+CHAINS = st.lists(st.integers(0, 5), max_size=6, unique=True)
+STEPS = st.tuples(st.sampled_from(["add", "add", "match", "forget"]), CHAINS, st.sampled_from("abc"))
 
 
 @given(TEXTS, TEXTS, TEXTS)
@@ -63,6 +65,25 @@ def test_the_index_stays_within_its_bound_and_keeps_the_beginnings(
         index.add(chain, worker)
         assert len(index) <= capacity
         assert index.matches(chain).get(worker, 0) == min(length, capacity)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_matches_are_those_of_a_set_of_workers_for_each_block(steps: list[tuple[str, list[int], str]]) -> None:
+    index, model = PrefixIndex(100), dict[int, set[str]]()
+    for step, chain, worker in steps:
+        if step == "add":
+            index.add(chain, worker)
+            for block in chain:
+                model.setdefault(block, set()).add(worker)
+        elif step == "forget":
+            index.forget(worker)
+            model = {block: rest for block, workers in model.items() if (rest := workers - {worker})}
+        expected: dict[str, int] = {}
+        for depth in range(1, len(chain) + 1):
+            seen = set.intersection(*[model.get(block, set()) for block in chain[:depth]])
+            expected.update(dict.fromkeys(seen, depth))
+        assert index.matches(chain) == expected
+        assert len(index) == len(model)
 
 
 def test_a_worker_is_forgotten() -> None:

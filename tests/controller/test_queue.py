@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.queue import KeyedHeap, PoolQueue
+from controller.queue import KeyedHeap, PoolQueue, Timers
 
 KEYS = st.floats(-100, 100)
 
@@ -75,3 +77,70 @@ def test_a_pools_queue_tells_when_a_group_arrives_and_leaves() -> None:
     assert queue.pop("b") == ("b1", True)
     assert len(queue) == 0
     assert list(queue) == []
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["push", "push", "discard", "pop"]), st.integers(0, 9), KEYS), max_size=60),
+    st.integers(1, 3),
+)
+@settings(max_examples=300)
+def test_a_pools_queue_is_the_same_with_and_without_queues_of_its_own(
+    steps: list[tuple[str, int, float]], groups: int
+) -> None:
+    """One item is kept without a queue; whatever is done, nobody can tell."""
+    queue: PoolQueue[int] = PoolQueue()
+    model: dict[str, dict[int, tuple[float, int]]] = {}
+    for step, item, key in steps:
+        group = f"{item % groups}"
+        mine = model.get(group, {})
+        if step == "push":
+            assert queue.push(group, item, key, item) == (group not in model)
+            model.setdefault(group, {})[item] = (key, item)
+        elif step == "discard":
+            assert queue.discard(group, item) == (list(mine) == [item])
+            mine.pop(item, None)
+        elif mine:
+            first = min(mine, key=lambda known, mine=mine: mine[known])
+            assert queue.pop(group) == (first, len(mine) == 1)
+            del mine[first]
+        model = {name: items for name, items in model.items() if items}
+        assert len(queue) == sum(map(len, model.values()))
+        assert list(queue) == [item for items in model.values() for item in sorted(items, key=lambda i: items[i])]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["push", "discard", "due"]), st.integers(0, 30), st.integers(0, 8)), max_size=80)
+)
+@settings(max_examples=300)
+def test_timers_give_what_is_due_in_order_whether_or_not_it_came_in_order(steps: list[tuple[str, int, int]]) -> None:
+    timers: Timers[int] = Timers()
+    model: dict[int, tuple[float, int]] = {}
+    now = 0.0
+    for step, item, wait in steps:
+        if step == "push":
+            if item not in model:
+                timers.push(item, now + wait % 5, item)
+                model[item] = (now + wait % 5, item)
+        elif step == "discard":
+            assert timers.discard(item) == (model.pop(item, None) is not None)
+        else:
+            now += wait / 4
+            due = sorted((known for known in model if model[known][0] <= now), key=lambda known: model[known])
+            assert timers.due(now) == due
+            for known in due:
+                del model[known]
+        first = min((at for at, _ in model.values()), default=None)
+        assert timers.soonest <= (math.inf if first is None else first)
+        assert timers.next_at() == first
+        assert (len(timers), set(timers)) == (len(model), set(model))
+        assert item not in timers or item in model
+
+
+def test_timers_that_are_called_off_do_not_pile_up() -> None:
+    timers: Timers[int] = Timers()
+    for moment in range(10_000):
+        timers.push(moment, moment + 60.0, moment)
+        timers.discard(moment)
+        timers.push(-moment - 1, 1e6 - moment, -moment - 1)
+        timers.discard(-moment - 1)
+    assert len(timers._line) + len(timers._heap) <= 18

@@ -4,17 +4,19 @@ import dataclasses
 
 import pytest
 
-from controller.rates import ArrivalRate, ServiceRate, busy_rate
+from controller.rates import Arrivals, ServiceRate, busy_rate
 from predictors.latency.model import Profile
 
 
 def test_the_arrival_rate_settles_at_the_true_rate_and_dies_away() -> None:
-    rate = ArrivalRate(2.0)
-    assert rate.value(0.0) == 0.0
+    arrivals = Arrivals(2.0, 30.0)
+    assert arrivals.rates(0.0) == (0.0, 0.0)
     for index in range(200):
-        rate.observe(index * 0.1)
-    assert rate.value(19.9) == pytest.approx(10.0, rel=0.1)
-    assert rate.value(19.9 + 20.0) < 0.01
+        arrivals.observe(index * 0.1)
+    fast, slow = arrivals.rates(19.9)
+    assert fast == pytest.approx(10.0, rel=0.1)
+    assert 0 < slow < fast, "the slow one takes its time"
+    assert arrivals.rates(19.9 + 20.0)[0] < 0.01 < arrivals.rates(19.9 + 20.0)[1]
 
 
 def test_an_idle_pool_does_not_look_slow() -> None:

@@ -35,6 +35,23 @@ def test_a_late_writer_costs_the_oldest_records_and_the_loss_is_counted() -> Non
     assert len(log.recent(9)) == 2
 
 
+def test_only_so_many_records_are_shown_and_kept_drained_or_not() -> None:
+    control = plane()
+    submit(control, "a", 0.0)
+    control.on_abort("a", 1.0)
+    record = record_of(control, "a")
+    log = RecordLog(recent=3, pending=10_000)
+    for number in range(1000):
+        log.add(replace(record, ticket=f"{number}"))
+        assert len(log._recent) <= 100
+    for _ in range(2):
+        assert [found.ticket for found in log.recent(9)] == ["999", "998", "997"]
+        assert (log.find("997") is None, log.find("996") is None) == (False, True)
+        log.drain()
+    assert len(log._recent) == 3
+    assert RecordLog(recent=0, pending=1).recent(5) == ()
+
+
 def test_rows_have_the_same_columns_whatever_became_of_the_request() -> None:
     control = plane({"tier": "router"}, pools=LADDER, workers=1)
     scores = Scores(length_rank=0.3, output_tokens=40.0, quality={"small": 0.2, "large": 0.7})

@@ -1,0 +1,53 @@
+"""What the predictors are asked about each ticket, and what becomes of it."""
+
+from __future__ import annotations
+
+from controller.protocols import OrderStage, Signal, TierStage
+from controller.tally import Outcome, Tally
+from controller.tickets import NO_SIGNALS, TicketState
+from controller.types import Scores
+
+__all__ = ["Signals"]
+
+_NAMES = {signal: signal.value for signal in Signal}
+_SCORED, _FALLBACK, _SKIPPED = Outcome.SCORED, Outcome.FALLBACK, Outcome.SKIPPED
+
+
+class Signals:
+    """Keeps count of the signals that some stage needs: each ticket has each of them, goes without it, or is spared."""
+
+    def __init__(self, tier: TierStage, order: OrderStage, tally: Tally) -> None:
+        self._tally = tally
+        self.needs = tier.needs | order.needs
+        for signal in sorted(self.needs):
+            tally.expect("score", signal.value)
+
+    def want(self, state: TicketState, wanted: frozenset[Signal]) -> None:
+        """These are asked for; the others are not worth it."""
+        state.wanted = wanted
+        for signal in self.needs - wanted:
+            self._tally.count("score", _NAMES[signal], _SKIPPED)
+
+    def came(self, state: TicketState, scores: Scores | None, why: str) -> None:
+        """The scores, or ``None`` and why there will be none."""
+        for signal in state.wanted:
+            lacks = why if scores is None else None if _has(scores, signal) else "no_prediction"
+            self._tally.count("score", _NAMES[signal], _SCORED if lacks is None else _FALLBACK, lacks)
+        state.wanted = NO_SIGNALS
+        if scores is not None:
+            state.scores = scores
+            state.unranked = "no_prediction" if scores.length_rank is None else None
+        elif state.scores is None:
+            state.unranked = why
+
+    def spare(self, state: TicketState) -> None:
+        """The ticket is sent before they came."""
+        for signal in state.wanted:
+            self._tally.count("score", _NAMES[signal], _SKIPPED)
+        state.wanted = NO_SIGNALS
+
+
+def _has(scores: Scores, signal: Signal) -> bool:
+    if signal is Signal.QUALITY:
+        return scores.quality is not None
+    return scores.length_rank is not None or scores.output_tokens is not None
