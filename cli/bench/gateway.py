@@ -34,7 +34,9 @@ def gateway(
         float, typer.Option(min=0, help="Requests/s of the open loop, below every Rust peer's capacity; 0 for none.")
     ] = 500.0,
     prompts: Annotated[int, typer.Option(min=100, help="Different prompts to draw from.")] = 20_000,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of headway.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes of headway; one a core if left out, for peers use every core.")
+    ] = None,
     envs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where peers are installed; HEADWAY_HOME/peers if left out.")
     ] = None,
@@ -43,7 +45,7 @@ def gateway(
 ) -> None:
     """Requests/s, CPU, memory and added latency: direct, headway with its whole pipeline on, and the peers."""
     console = Console(stderr=True)
-    plan = _plan(peers, rounds, connections, seconds, rate, processes, seed)
+    plan = _plan(peers, rounds, connections, seconds, rate, processes or len(os.sched_getaffinity(0)), seed)
     with needs("bench"):
         outcome = _measure(plan, prompts, envs, console)
     report = Report("bench gateway", seed, {**plan.settings(), "prompts": prompts, **outcome.settings})
