@@ -43,6 +43,9 @@ def serve(
     processes: Annotated[
         int, typer.Option(min=1, max=256, help="Processes that serve the port together, as one control plane.")
     ] = 1,
+    pin: Annotated[
+        bool, typer.Option(help="Keep each of several processes on a core of its own; for machines with little else to do.")
+    ] = False,
     member: Annotated[str | None, typer.Option(hidden=True)] = None,
     hub: Annotated[Path | None, typer.Option(hidden=True)] = None,
     fd: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
@@ -69,7 +72,10 @@ def serve(
         _warn_if_open(address, configuration)
         sockets = _bound(address, port, listen.reuse_port)
         options = ["--config", str(config), "--host", address, "--grace", str(grace), "--log-level", log_level]
+        options += ["--pin"] if pin else []
         raise typer.Exit(_supervise(configuration, processes, options, sockets, grace))
+    if pin and member is not None:
+        _stay_on_a_core(member)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     place = _place(member, hub)
     app = _application(configuration, lambda: _reloaded(config), place)
@@ -164,6 +170,14 @@ def _supervise(
             return [sys.executable, "-m", "cli.main", "serve", *options, *shared]
 
         return asyncio.run(Supervisor(command, processes, hub, sockets, grace_s=ending_s).run())
+
+
+def _stay_on_a_core(member: str) -> None:
+    """The member's number tells which: a process that moves from core to core finds nothing in their caches."""
+    import os
+
+    number, cores = int(member.partition(".")[0]), sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def _waits(configuration: Configuration) -> Waits:

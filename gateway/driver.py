@@ -7,6 +7,7 @@ happened and when, and hands its decisions to the requests, the reconciler and t
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -39,6 +40,8 @@ _TICK_S = 0.02
 """While somebody waits, time-driven work is done at least so often."""
 _DRAIN_S = 0.1
 """Records of ended requests are collected so long before they are handed on."""
+_AT_ONCE, _BETWEEN_S = 8, 0.001
+"""So many at once, or that part of them, and so long between: what comes meanwhile does not wait for all."""
 
 
 GONE = ApiError(503, "shutting_down", "the gateway is shutting down", retry_after=1.0)
@@ -184,6 +187,8 @@ class Driver:
         self._tick_at = float("inf")
         self._ticker: asyncio.TimerHandle | None = None
         self._drainer: asyncio.TimerHandle | None = None
+        self._ended: deque[DecisionRecord] = deque()
+        """Records that are being handed on."""
         self._closed = False
 
     @property
@@ -371,5 +376,11 @@ class Driver:
 
     def _drain(self) -> None:
         self._drainer = None
-        for record in self.plane.drain_records():
+        ended = self._ended
+        if self._closed or not ended:
+            ended.extend(self.plane.drain_records())
+        for _ in range(len(ended) if self._closed else min(len(ended), max(_AT_ONCE, len(ended) // _AT_ONCE))):
+            record = ended.popleft()
             self._observer.recorded(record, self._prompts.pop(record.ticket, None))
+        if ended:
+            self._drainer = asyncio.get_running_loop().call_later(_BETWEEN_S, self._drain)

@@ -115,8 +115,8 @@ class Passage:
                 self._exchange.write(events)
             raise WorkerFault(broken or "incomplete")
         if last:
-            self._finish()
             self._exchange.end(events)
+            self._finish()
         else:
             self._pass(events)
         if began:
