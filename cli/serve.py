@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from cli.collector import quiet
 from cli.missing import fail
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 _SWITCH_INTERVAL_S = 0.0005
 """Python's own 5 ms is the whole scoring budget: a busy event loop would keep the scoring thread waiting that long each
 time it comes back from native code."""
-_COLLECT_AT = (20_000, 20, 50)
-"""Objects more than before, and passes over the younger ones: a request leaves no cycle behind, so little is found."""
 
 
 def serve(
@@ -44,7 +43,8 @@ def serve(
         int, typer.Option(min=1, max=256, help="Processes that serve the port together, as one control plane.")
     ] = 1,
     pin: Annotated[
-        bool, typer.Option(help="Keep each of several processes on a core of its own; for machines with little else to do.")
+        bool,
+        typer.Option(help="Keep each of several processes on a core of its own; for machines with little else to do."),
     ] = False,
     member: Annotated[str | None, typer.Option(hidden=True)] = None,
     hub: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -81,7 +81,6 @@ def serve(
     app = _application(configuration, lambda: _reloaded(config), place)
     if place is None:
         _warn_if_open(address, configuration)
-    _quiet_collector()
     settings = uvicorn.Config(
         app,
         host=address,
@@ -97,7 +96,7 @@ def serve(
     )
     sockets = _inherited(fd) if fd else _bound(address, port, listen.reuse_port)
     server = GatewayServer(settings, app.runtime, grace_s=grace, drain_delay_s=listen.drain_delay_s, inherited=bool(fd))
-    with suppress(KeyboardInterrupt):  # raised once more when everything has ended
+    with quiet(), suppress(KeyboardInterrupt):  # raised once more when everything has ended
         server.run(sockets)
     if not server.started:
         raise typer.Exit(3)
@@ -185,15 +184,6 @@ def _waits(configuration: Configuration) -> Waits:
 
     listen = configuration.listen
     return Waits(listen.client_head_s, listen.client_body_s, listen.client_idle_s, listen.client_stall_s)
-
-
-def _quiet_collector() -> None:
-    """What is there by now stays, so looking through it for garbage again and again would only cost time."""
-    import gc
-
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AT)
 
 
 def _reloaded(config: Path) -> Configuration:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.bench.stopwatch import Stopwatch
+from cli.collector import quiet
 
 if TYPE_CHECKING:
     from controller.configuration import Configuration
@@ -69,7 +70,11 @@ class Measured:
     @property
     def total(self) -> NDArray[np.float64]:
         """Seconds of each request (n,), all parts together."""
-        whole: NDArray[np.float64] = np.sum(list(self.parts.values()), axis=0)
+        return self.sum_of(tuple(self.parts))
+
+    def sum_of(self, parts: Sequence[str]) -> NDArray[np.float64]:
+        """Seconds of each request (n,) in these parts."""
+        whole: NDArray[np.float64] = np.sum([self.parts[part] for part in parts], axis=0)
         return whole
 
     def share(self, *outcomes: str) -> float:
@@ -88,6 +93,7 @@ def run(plan: Plan, prompts: Sequence[str], folder: Path) -> Measured:
     with ExitStack() as stack:
         writer = stack.enter_context(RecordWriter(folder / "records"))
         world = _World(configuration, store, plan, watch, writer)
+        stack.enter_context(quiet())
         late = asyncio.run(world.offer(prompts))
     return world.measured(late)
 

@@ -108,7 +108,7 @@ async def serving(
     scoring = {"length": None, "quality": None}
     file = folder / f"gateway-{port}.yaml"
     file.write_text(yaml.safe_dump({"listen": {"port": port}, "health": health, "scoring": scoring, **settings}))
-    arguments = ["serve", "--config", str(file), "--processes", str(processes), "--grace", str(grace)]
+    arguments = ["serve", "--config", str(file), "--processes", str(processes), "--pin", "--grace", str(grace)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cli.main", *arguments,
         cwd=ROOT, stderr=asyncio.subprocess.PIPE, env={**os.environ, "HEADWAY_HOME": str(folder / "home")},

@@ -43,6 +43,7 @@ def test_several_processes_are_one_gateway(tmp_path: Path) -> None:
             Counting(0.05) as second,
             serving(tmp_path, settings(first, second, max_inflight=5), 2) as gateway,
         ):
+            assert each_has_a_core(gateway)
             callers = await by_process(gateway, 12)
             await weights_hold(callers, first, second)
             await concurrency_holds(callers, first, second)
@@ -52,6 +53,12 @@ def test_several_processes_are_one_gateway(tmp_path: Path) -> None:
             await closed(caller for some in callers for caller in some)
 
     drive(scenario, 60.0)
+
+
+def each_has_a_core(gateway: Serving) -> bool:
+    """One, and where there are two, not the same."""
+    cores = [os.sched_getaffinity(pid) for pid in gateway.children.values()]
+    return all(len(one) == 1 for one in cores) and len(set.union(*cores)) == min(2, len(os.sched_getaffinity(0)))
 
 
 async def by_process(gateway: Serving, count: int) -> list[list[Caller]]:
