@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.reload import Load
     from gateway.server import Waits
 
-_SWITCH_INTERVAL_S = 0.0005
+_SWITCH_INTERVAL_S = 0.0001
 """Python's own 5 ms is the whole scoring budget: a busy event loop would keep the scoring thread waiting that long each
 time it comes back from native code."""
 

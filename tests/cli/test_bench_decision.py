@@ -76,8 +76,10 @@ def test_a_short_run_scores_every_request_and_reports_every_part(
     for part in ("embed", "rank", "quality", "tier", "place", "submit", "dispatch", "record", "total"):
         assert parts[part]["p50_us"]["value"] >= 0
         assert parts[part]["p99_us"]["value"] > 0
-    whole = sum(row["share"]["value"] for part, row in parts.items() if not part.startswith("total"))
+    whole = sum(row["share"]["value"] for part, row in parts.items() if part not in ("computed", "total", "total, CPU"))
     assert np.isclose(whole, 1.0)
+    assert parts["computed"]["p50_us"]["value"] < parts["total"]["p50_us"]["value"]
+    assert 0 < parts["computed"]["share"]["value"] < 1
     assert report["command"] == "bench decision"
     assert report["settings"]["prompts"] == "task suite"
     shares = report["scores"]
