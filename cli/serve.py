@@ -52,6 +52,7 @@ def serve(
 ) -> None:
     """Run the gateway until it is told to end."""
     configuration = _configuration(config)
+    import os
     import sys
 
     import uvicorn
@@ -68,6 +69,8 @@ def serve(
     listen = configuration.listen
     address = listen.host if host is None else host
     port = listen.port if port is None else port
+    if pin and not hasattr(os, "sched_setaffinity"):
+        raise fail("--pin: this system does not let a process choose its cores; leave it out")
     if processes > 1 and member is None:
         _warn_if_open(address, configuration)
         sockets = _bound(address, port, listen.reuse_port)

@@ -45,7 +45,7 @@ def gateway(
 ) -> None:
     """Requests/s, CPU, memory and added latency: direct, headway with its whole pipeline on, and the peers."""
     console = Console(stderr=True)
-    plan = _plan(peers, rounds, connections, seconds, rate, processes or len(os.sched_getaffinity(0)), seed)
+    plan = _plan(peers, rounds, connections, seconds, rate, processes or _cores(), seed)
     with needs("bench"):
         outcome = _measure(plan, prompts, envs, console)
     report = Report("bench gateway", seed, {**plan.settings(), "prompts": prompts, **outcome.settings})
@@ -53,6 +53,11 @@ def gateway(
     report.write(json_path)
     _show(report)
     _judge(outcome)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _plan(peers: str, rounds: int, connections: str, seconds: int, rate: float, processes: int, seed: int) -> Plan:

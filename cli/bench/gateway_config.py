@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ def launch(upstreams: Sequence[str], folder: Path, keys: Keys, processes: int = 
     path.write_text(yaml.safe_dump(configuration(upstreams, port, folder, keys)), encoding="utf-8")
     command = [sys.executable, "-m", "cli.main", "serve", "--config", str(path), "--log-level", "warning"]
     if processes > 1:
-        command += ["--processes", str(processes), "--pin"]
+        command += ["--processes", str(processes), *(["--pin"] if hasattr(os, "sched_setaffinity") else [])]
     root = Path(__file__).resolve().parents[2]
     server = Server.start("headway", port, command, folder / "headway.log", clean_environment(), root)
     return server.wait(lambda: page(f"http://127.0.0.1:{port}/ready") is not None, _START_S)
