@@ -170,3 +170,5 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 128:
             return number, at
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")

@@ -11,7 +11,7 @@ from controller.protocols import FairnessStage, OrderContext, OrderStage
 from controller.queue import PoolQueue, Timers
 from controller.settings import ControlSettings
 from controller.tickets import Stand, TicketState, pool_of
-from controller.types import PoolName, Tenant
+from controller.types import PoolName
 
 _OPEN, _QUEUED = Stand.OPEN, Stand.QUEUED
 
@@ -41,10 +41,6 @@ class WaitingRoom:
         yield from self._open
         for queue in self._queues.values():
             yield from queue
-
-    def of_tenant(self, tenant: Tenant) -> int:
-        """Tickets of this tenant that wait."""
-        return self.backlog.of(tenant)[0]
 
     def of_pool(self, pool: PoolState) -> list[TicketState]:
         """Tickets that wait for this pool."""

@@ -187,6 +187,7 @@ class Driver:
         self._tick_at = float("inf")
         self._ticker: asyncio.TimerHandle | None = None
         self._drainer: asyncio.TimerHandle | None = None
+        self._handing: asyncio.TimerHandle | None = None
         self._ended: deque[DecisionRecord] = deque()
         """Records that are being handed on."""
         self._closed = False
@@ -206,7 +207,7 @@ class Driver:
         for turn in tuple(self._turns.values()):
             turn.refuse(GONE)
             turn.abort("shutting_down")
-        for timer in (self._ticker, self._drainer):
+        for timer in (self._ticker, self._drainer, self._handing):
             if timer is not None:
                 timer.cancel()
         if self._desk is not None:
@@ -376,11 +377,19 @@ class Driver:
 
     def _drain(self) -> None:
         self._drainer = None
-        ended = self._ended
-        if self._closed or not ended:
-            ended.extend(self.plane.drain_records())
-        for _ in range(len(ended) if self._closed else min(len(ended), max(_AT_ONCE, len(ended) // _AT_ONCE))):
-            record = ended.popleft()
+        self._ended.extend(self.plane.drain_records())
+        if self._closed:
+            self._hand_on(len(self._ended))
+        elif self._handing is None:
+            self._hand_some_on()
+
+    def _hand_some_on(self) -> None:
+        ended = len(self._ended)
+        self._hand_on(min(ended, max(_AT_ONCE, ended // _AT_ONCE)))
+        loop = asyncio.get_running_loop()
+        self._handing = loop.call_later(_BETWEEN_S, self._hand_some_on) if self._ended else None
+
+    def _hand_on(self, count: int) -> None:
+        for _ in range(count):
+            record = self._ended.popleft()
             self._observer.recorded(record, self._prompts.pop(record.ticket, None))
-        if ended:
-            self._drainer = asyncio.get_running_loop().call_later(_BETWEEN_S, self._drain)

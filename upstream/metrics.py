@@ -69,22 +69,15 @@ def parse(page: str) -> WorkerMetrics:
 
 
 def _samples(page: str, name: str) -> list[float]:
-    """The series' values, which stand in lines one after the other, since all samples of a name are one group.
-
-    A page has fifty kilobytes, so names are looked for, and lines are not. Each line has its break before it here.
-    """
+    """The series' values. A page has fifty kilobytes, so names are looked for, and lines are not."""
     values: list[float] = []
     line = f"\n{name}"
     at = page.find(line)
     while at >= 0:
         rest = _REST.match(page, at + len(line))
-        if rest is None:  # a longer name
-            at = page.find(line, at + 1)
-            continue
-        values.append(_number(name, rest.group(1)))
-        at = page.find("\n", rest.end())
-        if not page.startswith(line, at):
-            break
+        if rest is not None:  # else a longer name
+            values.append(_number(name, rest.group(1)))
+        at = page.find(line, at + 1)
     return values
 
 

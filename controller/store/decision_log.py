@@ -123,32 +123,36 @@ class RecordWriter:
     def _fill(self, file: _OpenFile) -> None:
         """Write records into this file until it is large or old enough, or nothing more comes."""
         until = time.monotonic() + self._file_seconds
-        kept = 0
+        taken, refused = 0, self._refused
         try:
             full = False
             while not full:
-                for columns in self._columns(self._inbox.take(min(_SLICE, file.room), until)):
-                    kept += columns.num_rows
+                rows = self._inbox.take(min(_SLICE, file.room), until)
+                taken += len(rows)
+                for columns in self._columns(rows):
                     file.append(columns)
                 full = self._inbox.ended or time.monotonic() >= until or file.size >= self._file_bytes
             file.finish()
-            self._written += kept
+            self._written += taken - (self._refused - refused)
         except (OSError, pa.ArrowException) as error:
-            self._refuse(error, kept)
+            self._refuse(error, taken - (self._refused - refused))
             file.discard()
 
     def _columns(self, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
         """The rows as columns, without those that hold a value which no column takes."""
+        if not rows:
+            return
         try:
-            if rows:
-                yield batch(rows)
-        except (ValueError, OverflowError, pa.ArrowException) as error:
+            columns = batch(rows)
+        except Exception as error:  # whatever a record holds, the thread goes on with the others
             if len(rows) == 1:
                 self._refuse(error, 1)
             else:
                 half = len(rows) // 2
                 yield from self._columns(rows[:half])
                 yield from self._columns(rows[half:])
+        else:
+            yield columns
 
     def _refuse(self, error: Exception, records: int) -> None:
         self._error = f"{type(error).__name__}: {error}"

@@ -35,6 +35,14 @@ class Calibration:
         """Through these knots (at least two), and on beyond them."""
         return cls(*(_continued(values, score) for values in (score, rank, log_tokens)))
 
+    def check(self) -> None:
+        """Raises ValueError for knots that are not as above: at least two, finite, strictly increasing."""
+        knots = (self.score, self.rank, self.log_tokens)
+        if any(values.ndim != 1 or values.shape != self.score.shape or values.size < 2 for values in knots):
+            raise ValueError("a calibration needs as many ranks and tokens as scores, and at least two")
+        if not all(np.isfinite(values).all() and (np.diff(values) > 0).all() for values in knots):
+            raise ValueError("a calibration's knots must be finite and strictly increasing")
+
     def ranks(self, scores: Matrix) -> Matrix:
         """Ranks (n,) of raw scores."""
         return np.asarray(np.interp(scores, self.score, self.rank), dtype=np.float64)

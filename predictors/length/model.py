@@ -117,6 +117,7 @@ class FastLength:
                 **arrays,
             )
             calibration = Calibration(**{name: np.asarray(tables["calibration"][name], float) for name in _KNOTS})
+            calibration.check()
             guard = Guard(**{name: float(tables["guard"][name]) for name in _LIMITS})
             ranker = files[RANKER_FILE].decode()
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:

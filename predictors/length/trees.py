@@ -52,6 +52,8 @@ def parse(text: str) -> Trees | None:
     fields = [_integers(trees, name) for name in ("split_feature", "left_child", "right_child")]
     if any(field.size and np.abs(field).max() > np.iinfo(np.int16).max for field in fields):
         return None
+    if not _sound(trees, nodes, leaves, fields, _features(lines)):
+        return None
     return Trees(
         starts.astype(np.int32),
         np.cumsum([0, *leaves[:-1]]).astype(np.int32),
@@ -72,6 +74,27 @@ def walk(row: Floats, nodes: Integers, leaves: Integers, branches: Shorts, thres
             node = branches[at, 1] if row[branches[at, 0]] <= threshold[at] else branches[at, 2]
         total += value[leaves[tree] + ~node]
     return total
+
+
+def _sound(
+    trees: list[dict[str, str]], nodes: list[int], leaves: list[int], fields: list[Integers], features: int
+) -> bool:
+    """Whether every walk stays inside its tree, and ends: a node's children come after it."""
+    names = ("split_feature", "left_child", "right_child")
+    if any(
+        len(tree.get(name, "").split()) != count for tree, count in zip(trees, nodes, strict=True) for name in names
+    ):
+        return False
+    feature, *children = fields
+    place = np.concatenate([np.arange(count) for count in nodes])
+    inner, outer = np.repeat(nodes, nodes), np.repeat(leaves, nodes)
+    inside = [np.where(child >= 0, (child > place) & (child < inner), ~child < outer) for child in children]
+    return bool(all(one.all() for one in inside) and (feature >= 0).all() and (feature < features).all())
+
+
+def _features(lines: list[str]) -> int:
+    last = next((line.partition("=")[2] for line in lines if line.startswith("max_feature_idx=")), "-1")
+    return int(last) + 1 if last.isdecimal() else 0
 
 
 def _fields(block: str) -> Iterator[tuple[str, str]]:

@@ -293,3 +293,17 @@ def test_prompts_are_kept_only_if_asked_for() -> None:
 
     assert drive(scenario, keep_prompts=True).records[0][1] == PROMPT
     assert drive(scenario, keep_prompts=False).records[0][1] is None
+
+
+def test_what_ends_while_records_are_handed_on_is_handed_on_as_well() -> None:
+    async def scenario(driver: Driver, seen: Seen) -> None:
+        turns = [driver.submit(ticket(str(number)), PROMPT) for number in range(41)]
+        for turn in turns[:-1]:
+            await turn.dispatched()
+            turn.finish(None)
+        await until(lambda: bool(seen.records))
+        turns[-1].finish(None)
+        await until(lambda: len(seen.records) == 41)
+
+    seen = drive(scenario, seats=64)
+    assert [record.ticket for record, _ in seen.records] == [str(number) for number in range(41)]

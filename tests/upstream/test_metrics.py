@@ -31,6 +31,13 @@ def test_engines_are_summed_and_cache_usage_is_their_mean() -> None:
     assert (found.prefix_queries, found.prefix_hits, found.generation_tokens) == (435712, 1000, 12)
 
 
+def test_what_stands_between_a_series_samples_hides_none() -> None:
+    page = PAGE.replace(
+        'vllm:num_requests_running{engine="1"', '# merged\n\nother 1\nvllm:num_requests_running{engine="1"'
+    )
+    assert parse(page).running == 5
+
+
 def test_a_counter_that_is_missing_is_none_not_zero() -> None:
     assert parse(PAGE).preemptions is None
 

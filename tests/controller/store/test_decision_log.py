@@ -106,7 +106,7 @@ def test_a_prompt_that_is_no_utf8_is_written_all_the_same(tmp_path: Path) -> Non
     assert [row["prompt"] for row in _rows(tmp_path)] == ["half a ? pair"]
 
 
-@pytest.mark.parametrize("bad", [{"model": "\ud800"}, {"max_tokens": 10**30}])
+@pytest.mark.parametrize("bad", [{"model": "\ud800"}, {"max_tokens": 10**30}, {"choices": None}])
 def test_a_record_that_no_column_holds_does_not_end_the_writing(tmp_path: Path, bad: dict[str, Any]) -> None:
     with RecordWriter(tmp_path, rows_per_group=1, file_bytes=1) as writer:
         writer.write(dataclasses.replace(FULL, **bad))

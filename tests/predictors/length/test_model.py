@@ -108,8 +108,12 @@ def test_an_artifact_of_other_features_is_refused(folder: Path, tmp_path: Path) 
 def test_files_that_do_not_fit_are_refused(model: FastLength) -> None:
     files = model.export()
     tables = json.loads(files[TABLES_FILE])
+    shorter = {**tables, "calibration": {**tables["calibration"], "rank": tables["calibration"]["rank"][:-1]}}
+    falling = {**tables, "calibration": {name: knots[::-1] for name, knots in tables["calibration"].items()}}
     del tables["calibration"]["rank"]
     for broken in (
+        {**files, TABLES_FILE: json.dumps(shorter).encode()},
+        {**files, TABLES_FILE: json.dumps(falling).encode()},
         {name: content for name, content in files.items() if name != ARRAYS_FILE},
         {**files, TABLES_FILE: b"{"},
         {**files, TABLES_FILE: json.dumps(tables).encode()},

@@ -63,3 +63,19 @@ def test_other_models_are_left_to_lightgbm(parameters: dict[str, object]) -> Non
 
 def test_text_that_is_no_model_is_none() -> None:
     assert parse("tree\nversion=v4\n") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("left_child", "0"),
+        ("right_child", "-99"),
+        ("right_child", "77"),
+        ("split_feature", "6"),
+        ("split_feature", "-1"),
+    ],
+)
+def test_trees_that_lead_out_of_themselves_or_in_circles_are_left_to_lightgbm(name: str, wrong: str) -> None:
+    head, line, rest = booster(objective="regression").model_to_string().partition(f"\n{name}=")
+    assert parse(head + line + rest) is not None
+    assert parse(head + line + wrong + rest[rest.index(" ") :]) is None
