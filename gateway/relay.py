@@ -353,12 +353,12 @@ class _Request:
             message = f"the answer is larger than {_ANSWER_LIMIT} bytes; ask for it as a stream"
             raise ApiError(502, "answer_too_large", message) from error
         began = self._relay.driver.now()
-        self._exchange.answer(response.status, self._own_headers(dispatch, response.headers), body)
-        self._observe(self._relay.driver.now() - began, 0.0)
         if response.status < 400:
-            turn.finish(_usage(body))
+            turn.finish(_usage(body))  # first: the head says what the tenant has left after it
         else:
             turn.abort(f"status_{response.status}")  # the request's fault, not the worker's
+        self._exchange.answer(response.status, self._own_headers(dispatch, response.headers), body)
+        self._observe(self._relay.driver.now() - began, 0.0)
 
     async def _bulk(self, turn: Turn, dispatch: Dispatch, response: Response) -> None:
         def begin(length: int | None) -> None:
