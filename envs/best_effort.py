@@ -149,7 +149,7 @@ class BestEffortEnv(gymnasium.Env[Observation, np.int64]):
 
     def _open(self, request: FleetRequest) -> bool:
         """Whether the request's tier is open; then it is the one at hand."""
-        context = self._fleet.control.tier_context(request.ticket.id, request.scores, self._fleet.now)
+        context = self._fleet.tier_context(request.ticket.id)
         if context is None:
             self._fleet.score(request.ticket.id)
             return False

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from controller.pipeline import ControlPlane
+from controller.protocols import TierContext
 from controller.types import (
     Dispatch,
     PoolName,
@@ -30,7 +31,7 @@ from controller.types import (
 )
 from envs.engines.base import Engine, EngineEvent, EngineRequest, EventKind
 
-__all__ = ["Ended", "FleetClock", "FleetRequest", "SimFleet"]
+__all__ = ["Ended", "Fleet", "FleetClock", "FleetRequest", "SimFleet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,55 @@ class FleetClock:
     report_delay: float = 0.05
     tick_interval: float = 0.25
     """The longest time between two ticks while requests are open."""
+
+
+class Fleet(Protocol):
+    """Engines under one control plane, simulated or live: what an environment drives.
+
+    Times are seconds on the fleet's own clock, which starts at 0 unless told otherwise and is real time for a live one.
+    """
+
+    @property
+    def now(self) -> float:
+        """Where the clock stands."""
+        ...
+
+    @property
+    def open(self) -> int:
+        """Requests that have not ended."""
+        ...
+
+    def submit(self, request: FleetRequest) -> bool:
+        """A request arrives now; true if it waits for its scores. One that is turned away has ended with that."""
+        ...
+
+    def tier_context(self, ticket: TicketId) -> TierContext | None:
+        """What the tier stage would be asked about a request that waits for its scores; ``None`` if its tier is given."""
+        ...
+
+    def score(self, ticket: TicketId) -> None:
+        """The request's scores are there: its tier is chosen, and what may start starts."""
+        ...
+
+    def abort(self, ticket: TicketId) -> None:
+        """The client leaves now."""
+        ...
+
+    def advance(self, until: float) -> None:
+        """Let everything happen that is due up to and including ``until``; a live fleet waits for that moment."""
+        ...
+
+    def drain(self, limit: float = math.inf) -> None:
+        """Go on until nothing is open or the clock shows ``limit``."""
+        ...
+
+    def take_ended(self) -> list[Ended]:
+        """What ended since the last call, in order of time."""
+        ...
+
+    def close(self) -> None:
+        """Abort what is open and let go of engines; nothing may be called afterwards."""
+        ...
 
 
 @runtime_checkable
@@ -167,6 +217,16 @@ class SimFleet:
         if ticket in self._open:
             self.control.on_scores(ticket, self._open[ticket].request.scores, self.now)
             self._dispatch()
+
+    def tier_context(self, ticket: TicketId) -> TierContext | None:
+        """See :meth:`Fleet.tier_context`."""
+        state = self._open.get(ticket)
+        return None if state is None else self.control.tier_context(ticket, state.request.scores, self.now)
+
+    def close(self) -> None:
+        """Abort what is open."""
+        for ticket in list(self._open):
+            self.abort(ticket)
 
     def abort(self, ticket: TicketId) -> None:
         """The client leaves now."""
