@@ -107,7 +107,7 @@ class Fleet(Protocol):
         ...
 
     def tier_context(self, ticket: TicketId) -> TierContext | None:
-        """What the tier stage would be asked about a request that waits for its scores; ``None`` if its tier is given."""
+        """What the tier stage would be asked of a request that waits for its scores; ``None`` if its tier is given."""
         ...
 
     def score(self, ticket: TicketId) -> None:
