@@ -57,6 +57,8 @@ class EngineEvent:
     id: RequestId
     at: float
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the first token and the end: prompt tokens that the engine found in its prefix cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,10 @@ class EngineState:
     """Share of the KV cache in use, 0 to 1."""
     preemptions: int = 0
     phase: EnginePhase = EnginePhase.READY
+    prefix_queries: int = 0
+    """Prompt tokens that were looked up in the prefix cache so far; 0 without one."""
+    prefix_hits: int = 0
+    """And found there."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ Seconds at the engine's border become picoseconds inside; 64-bit integers reach 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from predictors.latency.model import Profile
@@ -54,26 +54,13 @@ class StepTiming:
             token_overhead=to_ps(profile.token_overhead_s),
         )
 
+    def scaled(self, factor: float) -> StepTiming:
+        """Steps that take ``factor`` times as long; what the API server adds stays."""
+        names = ("a", "b", "c", "d", "eager_floor")
+        return replace(self, **{name: round(getattr(self, name) * factor) for name in names})
+
     def step(self, prefill_tokens: int, decoding: int, context: int) -> int:
         """Duration of one iteration."""
         ps = self.a + self.b * prefill_tokens + self.c * decoding + self.d * context
         eager = prefill_tokens > 0 and prefill_tokens + decoding > self.graph_tokens
         return max(ps, self.eager_floor) if eager else ps
-
-
-def run_length(first: int, growth: int, limit: int) -> int:
-    """How many steps of durations ``first``, ``first + growth``, ``first + 2·growth``, … end within ``limit``.
-
-    The largest k ≥ 0 with ``k·first + growth·k(k-1)/2 <= limit``, exact for integers of any size.
-    """
-    if limit < first:
-        return 0
-    if growth == 0:
-        return limit // first
-    linear = 2 * first - growth
-    return (math.isqrt(linear * linear + 8 * growth * limit) - linear) // (2 * growth)
-
-
-def run_duration(first: int, growth: int, steps: int) -> int:
-    """The total of ``steps`` durations ``first``, ``first + growth``, …"""
-    return steps * first + growth * (steps * (steps - 1) // 2)

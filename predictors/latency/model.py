@@ -54,6 +54,11 @@ class Profile:
     usd_per_hour: float
     graph_tokens: int = 512
     eager_floor_s: float = 0.0
+    warm_up_s: float = 0.0
+    """After a cold start or a crash, seconds in which steps take ``warm_up_factor`` times as long."""
+    warm_up_factor: float = 1.0
+    wake_level2_s: float | None = None
+    """Seconds to wake from level 2, at which the weights are gone; ``None`` for those of a cold start."""
     scaled_from: str | None = None
     """The profile this one was computed from; ``None`` for a fitted one."""
     errors: Mapping[str, float] = field(default_factory=dict)
@@ -64,8 +69,10 @@ class Profile:
     """Multiplies the length of simulated answers."""
 
     def __post_init__(self) -> None:
-        for name in ("b", "c", "d", "request_overhead_s", "token_overhead_s", "eager_floor_s", "cold_start_s"):
+        overheads = ("request_overhead_s", "token_overhead_s", "eager_floor_s", "cold_start_s", "warm_up_s")
+        for name in ("b", "c", "d", *overheads):
             _require(getattr(self, name) >= 0.0, f"{name} must not be negative")
+        _require(self.warm_up_factor >= 1.0, "warm_up_factor must be at least 1")
         _require(self.a >= 1e-9, "a must be at least a nanosecond")
         for name in ("max_num_seqs", "kv_blocks", "block_size", "max_model_len", "graph_tokens"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")

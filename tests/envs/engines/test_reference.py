@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,13 +18,27 @@ from tests.envs.engines.profiles import profile
 
 @dataclass(frozen=True)
 class Script:
-    """What happens to an engine: requests, cancels, and the times at which it is looked at."""
+    """What happens to an engine: requests, cancels, what befalls the server, and the times at which it is looked at."""
 
     profile: Profile
     policy: SchedulingPolicy
     requests: tuple[EngineRequest, ...]
     cancels: tuple[tuple[float, str], ...]
     looks: tuple[float, ...]
+    fates: tuple[tuple[float, str], ...] = ()
+    """Names of methods; one that the engine's phase forbids is refused."""
+    cold: bool = False
+    prefix_tokens: int | None = None
+
+    def engines(self) -> tuple[SimEngine, ReferenceEngine]:
+        """One of each kind."""
+        return (
+            SimEngine(self.profile, policy=self.policy, cold=self.cold, prefix_tokens=self.prefix_tokens),
+            ReferenceEngine(self.profile, policy=self.policy, cold=self.cold, prefix_tokens=self.prefix_tokens),
+        )
+
+
+FATES = ("sleep", "wake", "fail", "start", "slow_down", "recover")
 
 
 @st.composite
@@ -44,9 +58,16 @@ def scripts(draw: st.DrawFn) -> Script:
         d=draw(st.sampled_from([0.0, 40e-9, 3e-6])),
         request_overhead_s=draw(st.sampled_from([0.0, 4e-3])),
         token_overhead_s=draw(st.sampled_from([0.0, 50e-6, 3e-3])),
+        cold_start_s=0.1,
+        sleep_s=0.05,
+        wake_s=0.02,
+        warm_up_s=draw(st.sampled_from([0.0, 0.03])),
+        warm_up_factor=2.5,
     )
     times = st.floats(0.0, 0.6, allow_nan=False).map(lambda t: round(t, 4))
     count = draw(st.integers(1, 14))
+    prefix_tokens = draw(st.sampled_from([None, block_size, 2 * block_size]))
+    chains = [tuple(100 * family + i for i in range(120)) for family in range(3)]
     requests = tuple(
         EngineRequest(
             id=f"r{i}",
@@ -54,17 +75,21 @@ def scripts(draw: st.DrawFn) -> Script:
             output_tokens=draw(st.integers(1, longest)),
             priority=draw(st.integers(-1, 1)),
             arrival=draw(times),
+            prefix=() if prefix_tokens is None else draw(st.sampled_from(chains))[: draw(st.integers(0, 120))],
         )
         for i in range(count)
     )
     cancels = tuple(draw(st.lists(st.tuples(times, st.sampled_from([r.id for r in requests])), max_size=4)))
     looks = tuple(draw(st.lists(times, max_size=6)))
-    return Script(shape, draw(st.sampled_from(SchedulingPolicy)), requests, cancels, looks)
+    fates = tuple(draw(st.lists(st.tuples(times, st.sampled_from(FATES)), max_size=3)))
+    policy = draw(st.sampled_from(SchedulingPolicy))
+    return Script(shape, policy, requests, cancels, looks, fates, draw(st.booleans()), prefix_tokens)
 
 
 def play(engine: SimEngine | ReferenceEngine, script: Script) -> tuple[list[EngineEvent], list[object]]:
     """Run a script to its end; all events, and what could be seen at each look."""
-    moments = sorted({0.0, *script.looks, *(r.arrival for r in script.requests), *(at for at, _ in script.cancels)})
+    acts = (*script.cancels, *script.fates)
+    moments = sorted({0.0, *script.looks, *(r.arrival for r in script.requests), *(at for at, _ in acts)})
     events: list[EngineEvent] = []
     seen: list[object] = []
     for moment in moments:
@@ -73,10 +98,23 @@ def play(engine: SimEngine | ReferenceEngine, script: Script) -> tuple[list[Engi
             if request.arrival == moment:
                 engine.submit(request)
         seen += [engine.cancel(request_id) for at, request_id in script.cancels if at == moment]
+        seen += [befall(engine, fate) for at, fate in script.fates if at == moment]
         seen.append(engine.state())
     events += engine.advance(60.0)
     seen.append(engine.state())
     return events, seen
+
+
+def befall(engine: SimEngine | ReferenceEngine, fate: str) -> bool:
+    """Whether the engine took it."""
+    if fate in ("slow_down", "recover"):
+        engine.slow_down(1.7 if fate == "slow_down" else 1.0)
+        return True
+    try:
+        getattr(engine, fate)()
+    except ValueError:
+        return False
+    return True
 
 
 def in_order(events: list[EngineEvent]) -> list[EngineEvent]:
@@ -88,8 +126,7 @@ def in_order(events: list[EngineEvent]) -> list[EngineEvent]:
 @settings(max_examples=250, deadline=None)
 @given(scripts())
 def test_jumps_equal_steps(script: Script) -> None:
-    fast = SimEngine(script.profile, policy=script.policy)
-    slow = ReferenceEngine(script.profile, policy=script.policy)
+    fast, slow = script.engines()
     fast_events, fast_seen = play(fast, script)
     slow_events, slow_seen = play(slow, script)
     assert in_order(fast_events) == in_order(slow_events)
@@ -101,9 +138,8 @@ def test_jumps_equal_steps(script: Script) -> None:
 @settings(max_examples=60, deadline=None)
 @given(scripts(), st.lists(st.floats(0.0, 2.0, allow_nan=False), max_size=30))
 def test_looking_more_often_changes_nothing(script: Script, extra: list[float]) -> None:
-    more = Script(script.profile, script.policy, script.requests, script.cancels, (*script.looks, *extra))
-    once, _ = play(SimEngine(script.profile, policy=script.policy), script)
-    often, _ = play(SimEngine(script.profile, policy=script.policy), more)
+    once, _ = play(script.engines()[0], script)
+    often, _ = play(script.engines()[0], replace(script, looks=(*script.looks, *extra)))
     assert in_order(once) == in_order(often)
 
 
@@ -116,6 +152,23 @@ def test_a_crowded_cache_preempts(policy: SchedulingPolicy) -> None:
     fast, slow = SimEngine(crowded, policy=policy), ReferenceEngine(crowded, policy=policy)
     assert in_order(play(fast, script)[0]) == in_order(play(slow, script)[0])
     assert fast.totals.preemptions > 0
+
+
+def test_a_prefix_in_the_cache_is_found_shared_and_evicted() -> None:
+    """As above: the differential test's scripts are worth something only if they reach hits and evictions."""
+    crowded = profile(kv_blocks=16, max_model_len=128, max_num_batched_tokens=300)
+    chains = [tuple(range(100 * i, 100 * i + 8)) for i in range(3)]
+    requests = tuple(EngineRequest(f"r{i}", 100, 28, arrival=0.4 * i, prefix=chains[i % 5 % 3]) for i in range(10))
+    script = Script(crowded, SchedulingPolicy.FCFS, requests, (), (), prefix_tokens=16)
+    fast, slow = script.engines()
+    fast_events, _ = play(fast, script)
+    assert in_order(fast_events) == in_order(play(slow, script)[0])
+    cached = {event.id: event.cached_tokens for event in fast_events}
+    assert cached["r0"] == 0
+    assert max(cached.values()) == 96
+    state = fast.state()
+    assert 0 < state.prefix_hits < state.prefix_queries == 1000
+    assert state.kv_usage == 0.0
 
 
 def test_the_reference_follows_its_own_next_event_times() -> None:

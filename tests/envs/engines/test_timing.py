@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.engines.timing import StepTiming, run_duration, run_length, to_ps, to_seconds
+from envs.engines.kernel.timing import run_duration, run_length
+from envs.engines.timing import StepTiming, to_ps, to_seconds
 from tests.envs.engines.profiles import profile
 
 
@@ -14,11 +15,11 @@ def test_seconds_never_fall_short_of_their_picoseconds(ps: int) -> None:
     assert to_ps(to_seconds(ps)) >= ps
 
 
-@given(st.integers(1, 10**11), st.integers(0, 10**8), st.integers(0, 10**15))
-def test_the_run_length_is_the_most_that_fits(first: int, growth: int, limit: int) -> None:
-    steps = run_length(first, growth, limit)
+@given(st.integers(1, 10**11), st.integers(0, 10**8), st.integers(0, 10**15), st.integers(0, 10**6))
+def test_the_run_length_is_the_most_that_fits(first: int, growth: int, limit: int, most: int) -> None:
+    steps = run_length(first, growth, limit, most)
     assert run_duration(first, growth, steps) <= limit
-    assert run_duration(first, growth, steps + 1) > limit
+    assert steps == most or run_duration(first, growth, steps + 1) > limit
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**4), st.integers(0, 60))

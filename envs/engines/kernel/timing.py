@@ -1,0 +1,53 @@
+"""Step times of one engine, and runs of steps, in exact integers."""
+
+from __future__ import annotations
+
+import math
+
+from envs.engines.kernel.memory import CLOCK, GRAPH_TOKENS, SLOW, SLOW_UNTIL, STEADY, Memory
+from predictors.compiled import compiled
+
+
+@compiled
+def step_time(m: Memory, prefill: int, decoding: int, context: int) -> int:
+    """Duration of an iteration that begins at the clock."""
+    t = SLOW if m[CLOCK] < m[SLOW_UNTIL] else STEADY
+    ps = m[t] + m[t + 1] * prefill + m[t + 2] * decoding + m[t + 3] * context
+    if prefill > 0 and prefill + decoding > m[GRAPH_TOKENS] and ps < m[t + 4]:
+        ps = m[t + 4]
+    return int(ps)
+
+
+@compiled
+def growth(m: Memory, decoding: int) -> int:
+    """How much longer each decode step is than the one before it."""
+    t = SLOW if m[CLOCK] < m[SLOW_UNTIL] else STEADY
+    return int(m[t + 3] * decoding)
+
+
+@compiled
+def run_duration(first: int, growth: int, steps: int) -> int:
+    """The total of ``steps`` durations ``first``, ``first + growth``, …"""
+    return steps * first + growth * (steps * (steps - 1) // 2)
+
+
+@compiled
+def run_length(first: int, growth: int, limit: int, most: int) -> int:
+    """How many of at most ``most`` steps of such durations end within ``limit``.
+
+    A first guess in floating point is put right in integers: squares of picoseconds do not fit 64 bits.
+    """
+    if limit < first:
+        return 0
+    if run_duration(first, growth, most) <= limit:
+        return most
+    if growth == 0:
+        return limit // first
+    linear = 2.0 * first - growth
+    steps = int((math.sqrt(linear * linear + 8.0 * growth * float(limit)) - linear) / (2.0 * growth))
+    steps = min(steps, most)
+    while steps > 0 and run_duration(first, growth, steps) > limit:
+        steps -= 1
+    while run_duration(first, growth, steps + 1) <= limit:
+        steps += 1
+    return steps
