@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,7 +29,9 @@ from controller.types import (
     WorkerReport,
     WorkerSpec,
 )
+from envs.engines.bank import EngineBank
 from envs.engines.base import Engine, EngineEvent, EngineRequest, EventKind
+from envs.engines.sim import SimEngine
 
 __all__ = ["Ended", "Fleet", "FleetClock", "FleetRequest", "SimFleet"]
 
@@ -49,6 +51,8 @@ class FleetRequest:
     scores: Scores | None = None
     index: int = 0
     """The request's place in its workload."""
+    prompt: str | None = None
+    """What is really asked, where live servers answer it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Ended:
     first_token_at: float | None = None
     output_tokens: int = 0
     code: str | None = None
+    text: str | None = None
+    """The answer, where there is one to read."""
 
     @property
     def latency(self) -> float | None:
@@ -159,7 +165,10 @@ class _Worker:
     spec: WorkerSpec
     engine: Engine
     streams: Streams | None
+    place: int | None = None
+    """In the bank, if it is a simulated one."""
     next_at: float = math.inf
+    """For others: when something may happen next."""
 
     def look(self) -> None:
         due = self.engine.next_event_at()
@@ -174,6 +183,7 @@ class SimFleet:
         self.now = start
         self._clock = clock or FleetClock()
         self._workers: dict[WorkerName, _Worker] = {}
+        self._arrange()
         self._open: dict[TicketId, _Open] = {}
         self._ended: list[Ended] = []
         self._tick_at = math.inf
@@ -190,7 +200,17 @@ class SimFleet:
         """Let a ready engine join under its specification."""
         streams = engine if isinstance(engine, Streams) else None
         self._workers[spec.name] = _Worker(spec, engine, streams)
+        self._arrange()
         self.control.add_worker(spec, self.now)
+
+    def _arrange(self) -> None:
+        """Put the simulated engines side by side."""
+        banked = [worker for worker in self._workers.values() if isinstance(worker.engine, SimEngine)]
+        self._banked = banked
+        self._bank = EngineBank([worker.engine for worker in banked if isinstance(worker.engine, SimEngine)])
+        for place, worker in enumerate(banked):
+            worker.place = place
+        self._others = [worker for worker in self._workers.values() if not isinstance(worker.engine, SimEngine)]
 
     def submit(self, request: FleetRequest) -> bool:
         """A request arrives now; true if it waits for its scores. One that is turned away has ended with that.
@@ -236,21 +256,22 @@ class SimFleet:
         self.control.on_abort(ticket, self.now)
         if state.worker is not None:
             worker = self._workers[state.worker]
+            self._run(worker)
             worker.engine.cancel(ticket)
-            worker.look()
+            self._touch(worker)
         self._end(ticket, self.now, Result.ABORTED)
         self._dispatch()
 
     def advance(self, until: float) -> None:
         """Let everything happen that is due up to and including ``until``."""
-        while (due := self._next_at()) <= until:
-            self._step(due)
+        while self._go_on(until):
+            pass
         self.now = max(self.now, until)
 
     def drain(self, limit: float = math.inf) -> None:
         """Go on until nothing is open or the clock shows ``limit``."""
-        while self._open and (due := self._next_at()) <= limit:
-            self._step(due)
+        while self._open and self._go_on(limit):
+            pass
 
     def replay(self, requests: Sequence[FleetRequest]) -> list[Ended]:
         """Run requests, in order of arrival, to their ends; each is scored as it arrives."""
@@ -266,21 +287,36 @@ class SimFleet:
         ended, self._ended = self._ended, []
         return ended
 
-    def _next_at(self) -> float:
+    def _go_on(self, limit: float) -> bool:
+        """What happens next, if it does by ``limit``."""
+        due = self._due_at()
+        found = self._bank.advance(min(due, limit))
+        if found is not None:
+            at, events = found
+            self._step(at if at > self.now else self.now, events)
+        elif due <= limit:
+            self._step(due, ())
+        else:
+            return False
+        return True
+
+    def _due_at(self) -> float:
+        """When something is due that is not a simulated engine's."""
         due = min(self._tick_at, self._read_at if self._open else math.inf)
         if self._reports:
             due = min(due, self._reports[0][0])
-        for worker in self._workers.values():
+        for worker in self._others:
             due = min(due, worker.next_at)
         return max(due, self.now)
 
-    def _step(self, at: float) -> None:
+    def _step(self, at: float, events: Iterable[EngineEvent]) -> None:
         """Everything that is due at ``at``: reports first, then engines in order of joining, then time itself."""
         self.now = at
         while self._reports and self._reports[0][0] <= at:
             _, _, name, report = heapq.heappop(self._reports)
             self.control.on_worker_report(name, report, at)
-        for worker in self._workers.values():
+        self._tell(events)
+        for worker in self._others:
             if worker.next_at <= at:
                 self._run(worker)
         if self._read_at <= at:
@@ -290,10 +326,20 @@ class SimFleet:
         self._dispatch()
 
     def _run(self, worker: _Worker) -> None:
-        for event in worker.engine.advance(self.now):
+        self._tell(worker.engine.advance(self.now))
+        self._touch(worker)
+
+    def _touch(self, worker: _Worker) -> None:
+        """Something was done to a worker's engine."""
+        if worker.place is None:
+            worker.look()
+        else:
+            self._bank.touch(worker.place)
+
+    def _tell(self, events: Iterable[EngineEvent]) -> None:
+        for event in events:
             if event.id in self._open:
                 self._on_event(event)
-        worker.look()
 
     def _on_event(self, event: EngineEvent) -> None:
         state = self._open[event.id]
@@ -356,7 +402,7 @@ class SimFleet:
                 prefix=request.ticket.prefix,
             )
         )
-        worker.look()
+        self._touch(worker)
 
     def _reject(self, rejected: Rejected) -> None:
         self._end(rejected.ticket, self.now, Result.REJECTED, code=rejected.code)

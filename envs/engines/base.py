@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from controller.values import swift
+
 RequestId = str
 
 
@@ -32,6 +34,7 @@ class EventKind(StrEnum):
     REJECTED = "rejected"
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One request as an engine sees it.
@@ -49,6 +52,7 @@ class EngineRequest:
     prefix: tuple[int, ...] = ()
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
     """Something the client of a request sees at time ``at``. ``output_tokens`` counts all tokens so far."""
@@ -61,6 +65,7 @@ class EngineEvent:
     """Of the first token and the end: prompt tokens that the engine found in its prefix cache."""
 
 
+@swift
 @dataclass(frozen=True, slots=True)
 class EngineState:
     """One reading of an engine's own gauges, as its ``/metrics`` page would show them."""

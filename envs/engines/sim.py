@@ -27,7 +27,6 @@ from predictors.latency.model import Profile
 
 _KINDS: Final = tuple(EventKind)
 _PHASES: Final = tuple(EnginePhase)
-_ENDS: Final = frozenset({EventKind.FINISHED, EventKind.ABORTED, EventKind.REJECTED})
 _SLOTS: Final = 64
 _LOGGED_AT_ONCE: Final = 4096
 _HASH: Final = 2**64 - 1
@@ -74,7 +73,7 @@ class SimEngine:
 
     def reset(self, now: float = 0.0, *, cold: bool = False) -> None:
         """Forget everything and start at ``now``."""
-        m = self._memory = memory.empty(self._layout)
+        m = self.memory = memory.empty(self._layout)
         m[memory.NOW] = m[memory.CLOCK] = m[memory.VISIBLE] = m[memory.READY_AT] = to_ps(now)
         m[memory.MAX_SEQS] = self.profile.max_num_seqs
         m[memory.MAX_BATCHED_TOKENS] = self.profile.max_num_batched_tokens
@@ -102,7 +101,7 @@ class SimEngine:
     @property
     def now(self) -> float:
         """The clock, in seconds."""
-        return to_seconds(int(self._memory[memory.NOW]))
+        return to_seconds(int(self.memory[memory.NOW]))
 
     @property
     def stream(self) -> bool:
@@ -112,11 +111,11 @@ class SimEngine:
     @stream.setter
     def stream(self, stream: bool) -> None:
         self._stream = stream
-        self._memory[memory.STREAM] = stream
+        self.memory[memory.STREAM] = stream
 
     def submit(self, request: EngineRequest) -> None:
         """See :meth:`Engine.submit`. While starting, asleep or waking, requests wait."""
-        if request.id in self._live and calls.lives(self._memory, *self._live[request.id]):
+        if request.id in self._live and calls.lives(self.memory, *self._live[request.id]):
             raise ValueError(f"request id {request.id!r} is in use")
         if request.prompt_tokens < 1 or request.output_tokens < 1:
             raise ValueError(f"request {request.id!r}: prompt_tokens and output_tokens must be at least 1")
@@ -127,10 +126,10 @@ class SimEngine:
             return
         chain = _chain(request.prefix) if request.prefix and self.prefix_tokens else _NO_CHAIN
         sizes = request.prompt_tokens, request.output_tokens, request.priority
-        slot = calls.submit(self._memory, self._tags, *sizes, request.arrival, chain)
+        slot = calls.submit(self.memory, self._tags, *sizes, request.arrival, chain)
         if slot == calls.NO_ROOM:
-            self._grow()
-            slot = calls.submit(self._memory, self._tags, *sizes, request.arrival, chain)
+            self.grow()
+            slot = calls.submit(self.memory, self._tags, *sizes, request.arrival, chain)
         if slot == calls.BACKWARDS:
             raise self._too_early(request)
         self._ids[self._tags] = request.id
@@ -138,11 +137,11 @@ class SimEngine:
 
     def cancel(self, request_id: str) -> bool:
         """See :meth:`Engine.cancel`. A running sequence keeps its seat and blocks until the step's end."""
-        if request_id not in self._live or not calls.lives(self._memory, *self._live[request_id]):
+        if request_id not in self._live or not calls.lives(self.memory, *self._live[request_id]):
             return False
         slot, _ = self._live.pop(request_id)
-        while not calls.cancel(self._memory, slot):
-            self._grow()
+        while not calls.cancel(self.memory, slot):
+            self.grow()
         return True
 
     def advance(self, until: float) -> list[EngineEvent]:
@@ -151,7 +150,7 @@ class SimEngine:
         Raises:
             ValueError: ``until`` lies before the clock.
         """
-        count, done = calls.advance(self._memory, until)
+        count, done = calls.advance(self.memory, until)
         if count == calls.BACKWARDS:
             raise ValueError(f"cannot go back from {self.now} s to {until} s")
         if count == 0 and done:
@@ -162,20 +161,20 @@ class SimEngine:
         while not done:
             self._take_runs()
             if count == 0:
-                self._grow()
-            count, done = calls.advance(self._memory, until)
+                self.grow()
+            count, done = calls.advance(self.memory, until)
             events += self._take(count)
         self._take_runs()
         return events
 
     def next_event_at(self) -> float | None:
         """See :meth:`Engine.next_event_at`."""
-        due = calls.next_event(self._memory)
+        due = calls.next_event(self.memory)
         return None if due == np.inf else due
 
     def state(self) -> EngineState:
         """See :meth:`Engine.state`."""
-        running, waiting, usage, preemptions, phase, queries, hits = calls.gauges(self._memory)
+        running, waiting, usage, preemptions, phase, queries, hits = calls.gauges(self.memory)
         return EngineState(self.now, running, waiting, usage, preemptions, _PHASES[phase], queries, hits)
 
     # ------------------------------------------------------------------ beyond the protocol
@@ -183,19 +182,19 @@ class SimEngine:
     @property
     def phase(self) -> EnginePhase:
         """Where the engine stands, as of the last step it made or the last reading of its state."""
-        return _PHASES[int(self._memory[memory.PHASE])]
+        return _PHASES[int(self.memory[memory.PHASE])]
 
     @property
     def totals(self) -> EngineTotals:
         """Counters since the last :meth:`reset`."""
         fields = (memory.STEP, memory.PREFILL_TOKENS, memory.OUTPUT_TOKENS, memory.PREEMPTIONS)
-        return EngineTotals(*(int(self._memory[field]) for field in fields))
+        return EngineTotals(*(int(self.memory[field]) for field in fields))
 
     def snapshot(self) -> SimEngine:
         """An independent engine in the same state; both go on alike when treated alike."""
         twin = object.__new__(SimEngine)
         twin.__dict__.update(self.__dict__)
-        twin._memory = self._memory.copy()
+        twin.memory = self.memory.copy()
         twin._ids, twin._live, twin.runs = dict(self._ids), dict(self._live), list(self.runs)
         return twin
 
@@ -215,7 +214,7 @@ class SimEngine:
         self._set_phase(EnginePhase.SLEEPING)
         deep = self.profile.cold_start_s if self.profile.wake_level2_s is None else self.profile.wake_level2_s
         self._wake_s = self.profile.wake_s if level == 1 else deep
-        self._memory[memory.READY_AT] = self._memory[memory.NOW] + to_ps(self.profile.sleep_s)
+        self.memory[memory.READY_AT] = self.memory[memory.NOW] + to_ps(self.profile.sleep_s)
 
     def wake(self) -> None:
         """Wake up, which takes ``wake_s`` (at level 2 ``wake_level2_s``) from when the engine has fallen asleep.
@@ -225,7 +224,7 @@ class SimEngine:
         """
         self._require_phase(EnginePhase.SLEEPING)
         self._set_phase(EnginePhase.WAKING)
-        m = self._memory
+        m = self.memory
         m[memory.READY_AT] = max(m[memory.NOW], m[memory.READY_AT]) + to_ps(self._wake_s)
 
     def fail(self) -> None:
@@ -253,6 +252,16 @@ class SimEngine:
         self._slowness = factor
         self._set_timing()
 
+    def move_to(self, room: memory.Memory) -> None:
+        """Live on in this array, which is long enough."""
+        size = len(self.memory)
+        room[:size] = self.memory
+        self.memory = room[:size]
+
+    def grow(self) -> None:
+        """Twice the room for requests."""
+        self.memory, self._layout = memory.grown(self.memory, self._layout, 2 * self._layout.slots)
+
     # ------------------------------------------------------------------ phases
 
     def _require_phase(self, phase: EnginePhase) -> None:
@@ -261,10 +270,10 @@ class SimEngine:
             raise ValueError(f"the engine is {self.phase.value}, not {phase.value}")
 
     def _set_phase(self, phase: EnginePhase) -> None:
-        self._memory[memory.PHASE] = _PHASES.index(phase)
+        self.memory[memory.PHASE] = _PHASES.index(phase)
 
     def _start_cold(self) -> None:
-        m = self._memory
+        m = self.memory
         self._set_phase(EnginePhase.STARTING)
         m[memory.READY_AT] = m[memory.NOW] + to_ps(self.profile.cold_start_s)
         m[memory.SLOW_UNTIL] = m[memory.READY_AT] + to_ps(self.profile.warm_up_s)
@@ -273,10 +282,10 @@ class SimEngine:
         """Whatever runs ends at once, with the step in progress and what the cache holds."""
         for request_id in list(self._live):
             self.cancel(request_id)
-        core.break_off(self._memory)
+        core.break_off(self.memory)
 
     def _set_timing(self) -> None:
-        m = self._memory
+        m = self.memory
         timing = StepTiming.of(self.profile).scaled(self._slowness)
         for place, steps in ((memory.STEADY, timing), (memory.SLOW, timing.scaled(self.profile.warm_up_factor))):
             m[place : place + 5] = steps.a, steps.b, steps.c, steps.d, steps.eager_floor
@@ -287,37 +296,35 @@ class SimEngine:
     # ------------------------------------------------------------------ events and room
 
     def _reject(self, request: EngineRequest) -> None:
-        if to_ps(request.arrival) < self._memory[memory.NOW]:
+        if to_ps(request.arrival) < self.memory[memory.NOW]:
             raise self._too_early(request)
         self._ids[self._tags] = request.id
-        while not calls.tell(self._memory, request.arrival, _KINDS.index(EventKind.REJECTED), self._tags):
-            self._grow()
+        while not calls.tell(self.memory, request.arrival, _KINDS.index(EventKind.REJECTED), self._tags):
+            self.grow()
 
     def _too_early(self, request: EngineRequest) -> ValueError:
         return ValueError(f"request {request.id!r} arrives at {request.arrival} s, before the clock at {self.now} s")
 
+    def event(self, at: float, kind: int, tag: int, produced: int, cached: int) -> EngineEvent:
+        """An event of the compiled loop, which ends its request or not, as the world knows it."""
+        request_id = self._ids[tag]
+        if kind >= core.FINISHED:
+            del self._ids[tag]
+            if self._live.get(request_id, (0, 0))[1] == tag:
+                del self._live[request_id]
+        return EngineEvent(_KINDS[kind], request_id, at, produced, cached)
+
     def _take(self, count: int) -> list[EngineEvent]:
         if count == 0:
             return []
-        events = []
-        for at, kind, tag, produced, cached in _rows(self._memory, memory.OUT, count, memory.OUT_WIDTH):
-            what = _KINDS[kind]
-            request_id = self._ids[tag]
-            if what in _ENDS:
-                del self._ids[tag]
-                if self._live.get(request_id, (0, 0))[1] == tag:
-                    del self._live[request_id]
-            events.append(EngineEvent(what, request_id, to_seconds(at), produced, cached))
-        core.drop_events(self._memory, count)
-        return events
+        rows = _rows(self.memory, memory.OUT, count, memory.OUT_WIDTH)
+        core.drop_events(self.memory, count)
+        return [self.event(to_seconds(at), kind, tag, produced, cached) for at, kind, tag, produced, cached in rows]
 
     def _take_runs(self) -> None:
-        if count := int(self._memory[memory.LOG_COUNT]):
-            self.runs += [StepRun(*row) for row in _rows(self._memory, memory.LOG, count, memory.LOG_WIDTH)]
-            self._memory[memory.LOG_COUNT] = 0
-
-    def _grow(self) -> None:
-        self._memory, self._layout = memory.grown(self._memory, self._layout, 2 * self._layout.slots)
+        if count := int(self.memory[memory.LOG_COUNT]):
+            self.runs += [StepRun(*row) for row in _rows(self.memory, memory.LOG, count, memory.LOG_WIDTH)]
+            self.memory[memory.LOG_COUNT] = 0
 
 
 def _rows(m: memory.Memory, table: int, count: int, width: int) -> Iterable[list[int]]:

@@ -62,7 +62,7 @@ def free_blocks(m: Memory) -> int:
 def needed(m: Memory, step: int) -> int:
     """Blocks that the decoding sequences take in step ``step``."""
     size = m[BLOCK_SIZE]
-    return int(m[m[PHASES] + (1 - step + size * step) % size])
+    return int(m[m[PHASES] + (1 + step * (size - 1)) % size])
 
 
 @compiled
@@ -75,11 +75,15 @@ def make_room(m: Memory, blocks: int) -> None:
 @compiled
 def grow(m: Memory, step: int, steps: int) -> None:
     """Take what the decoding sequences need in ``steps`` steps from ``step`` on."""
-    cycles, rest = divmod(steps, m[BLOCK_SIZE])
+    size, phases = m[BLOCK_SIZE], m[PHASES]
+    cycles = steps // size
     taken = cycles * m[DECODING_COUNT]
-    for ahead in range(rest):
-        taken += needed(m, step + ahead)
-    make_room(m, taken)
+    phase = (1 + step * (size - 1)) % size
+    for _ in range(steps - cycles * size):
+        taken += m[phases + phase]
+        phase = phase - 1 if phase > 0 else size - 1
+    if m[CACHED_COUNT] > 0:
+        make_room(m, taken)
     m[USED] += taken
 
 

@@ -250,7 +250,8 @@ def _start_step(m: Memory, limit: int) -> bool:
     if m[DECODING_COUNT] == 0 and m[WAITING_COUNT] == 0 and m[PARTIAL] == NONE:
         return _idle(m, limit)
     preempted = _preempt_while_short(m)
-    prefill = _schedule_prefills(m, not preempted)
+    idle = m[PARTIAL] == NONE and (preempted or m[WAITING_COUNT] == 0)
+    prefill = 0 if idle else _schedule_prefills(m, not preempted)
     if prefill > 0:
         _begin(m, prefill)
     else:
@@ -313,6 +314,8 @@ def _give_back(m: Memory, slot: int) -> None:
 @compiled
 def _preempt_while_short(m: Memory) -> bool:
     """Preempt until every decoding sequence that needs a block can have it."""
+    if m[DECODING_COUNT] <= blocks.free_blocks(m):
+        return False
     preempted = False
     while blocks.needed(m, m[STEP]) > blocks.free_blocks(m):
         victim = m[PARTIAL]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from envs.engines.kernel.memory import CLOCK, GRAPH_TOKENS, SLOW, SLOW_UNTIL, STEADY, Memory
 from predictors.compiled import compiled
@@ -44,7 +44,7 @@ def run_length(first: int, growth: int, limit: int, most: int) -> int:
     if growth == 0:
         return limit // first
     linear = 2.0 * first - growth
-    steps = int((math.sqrt(linear * linear + 8.0 * growth * float(limit)) - linear) / (2.0 * growth))
+    steps = int((np.sqrt(linear * linear + 8.0 * growth * float(limit)) - linear) / (2.0 * growth))
     steps = min(steps, most)
     while steps > 0 and run_duration(first, growth, steps) > limit:
         steps -= 1

@@ -1,0 +1,63 @@
+"""Simulated engines side by side, so that one call finds what happens next among all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from envs.engines.base import EngineEvent
+from envs.engines.kernel.bank import FULL, TOLD_WIDTH, UNKNOWN, next_events
+from envs.engines.kernel.memory import NEVER
+from envs.engines.sim import SimEngine
+from envs.engines.timing import to_ps, to_seconds
+
+_EVENTS: Final = 256
+
+
+class EngineBank:
+    """Takes engines from event to event, in order of time and, at one time, in the order given.
+
+    Whoever does something to an engine (submits, cancels, advances it) says so by :meth:`touch`. Between events an
+    engine's own clock may lag behind.
+    """
+
+    def __init__(self, engines: Sequence[SimEngine]) -> None:
+        self.engines = tuple(engines)
+        self._due = np.full(len(engines), UNKNOWN, dtype=np.int64)
+        self._told = np.zeros((_EVENTS, TOLD_WIDTH), dtype=np.int64)
+        self._gather()
+
+    def _gather(self) -> None:
+        words = max((len(engine.memory) for engine in self.engines), default=0)
+        self._rows = np.zeros((len(self.engines), words), dtype=np.int64)
+        for row, engine in zip(self._rows, self.engines, strict=True):
+            engine.move_to(row)
+
+    def touch(self, place: int) -> None:
+        """Something was done to the engine of this place."""
+        self._due[place] = UNKNOWN
+        if self.engines[place].memory.base is not self._rows:
+            self._gather()
+
+    def advance(self, limit: float) -> tuple[float, list[EngineEvent]] | None:
+        """Advance to the next events up to ``limit`` (s): when they come, and what; ``None`` if there are none by then.
+
+        At one time there may be more events than come at once: the next call gives the rest.
+        """
+        reach = NEVER - 1 if limit == math.inf else to_ps(limit)
+        at, count = next_events(self._rows, self._due, reach, self._told)
+        if count == 0:
+            return None
+        now = to_seconds(at)
+        events = []
+        for place, seen, kind, tag, produced, cached in self._told[:count].tolist():
+            if kind == FULL:
+                self.engines[place].grow()
+                self.touch(place)
+            else:
+                when = now if seen == at else to_seconds(seen)
+                events.append(self.engines[place].event(when, kind, tag, produced, cached))
+        return now, events
