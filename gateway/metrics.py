@@ -13,6 +13,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from controller.objectives import seconds_per_token
 from controller.types import DecisionRecord, Result
 from gateway.continuation_rules import UNKNOWN_FIELD
 from gateway.instruments import Count, Counter, Histogram
@@ -175,7 +176,7 @@ class Metrics:
         if first is not None and first < ended:  # a stream
             series.ttft(first - began)
             if usage is not None and usage.output_tokens > 1:
-                series.mean_gap((ended - first) / (usage.output_tokens - 1))
+                series.mean_gap(seconds_per_token(ended - first, usage.output_tokens))
         if record.result is Result.COMPLETED:
             series.request(ended - began)
         if usage is not None:
