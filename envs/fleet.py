@@ -53,6 +53,9 @@ class FleetRequest:
     """The request's place in its workload."""
     prompt: str | None = None
     """What is really asked, where live servers answer it."""
+    prefix: tuple[int, ...] | None = None
+    """Hashes of the prompt's blocks as the engine's cache knows them, and on into the answer where that is known; the
+    ticket's where ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +322,7 @@ class SimFleet:
         for worker in self._others:
             if worker.next_at <= at:
                 self._run(worker)
-        if self._read_at <= at:
+        if self._open and self._read_at <= at:
             self._read()
         if self._tick_at <= at:
             self._tick()
@@ -399,7 +402,7 @@ class SimFleet:
                 output_tokens=request.output_tokens[dispatch.pool],
                 priority=dispatch.priority or 0,
                 arrival=self.now,
-                prefix=request.ticket.prefix,
+                prefix=request.ticket.prefix if request.prefix is None else request.prefix,
             )
         )
         self._touch(worker)

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AVAILABLE", "LINE", "compiled", "lined"]
+__all__ = ["AVAILABLE", "LINE", "borrowed", "compiled", "lined"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -42,6 +42,32 @@ def compiled(kernel: Kernel) -> Kernel:
     except RuntimeError:  # no folder where the machine code could be kept
         fast = numba.njit(error_model="numpy")(kernel)
     return fast
+
+
+if AVAILABLE:
+
+    @numba.extending.intrinsic  # type: ignore[untyped-decorator]
+    def _pointer(typing_context: Any, address: Any) -> Any:
+        """An integer as a pointer."""
+
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], numba.core.cgutils.voidptr_t)
+
+        return numba.types.voidptr(address), code
+
+    @numba.njit(error_model="numpy")  # type: ignore[untyped-decorator]
+    def borrowed(array: Any) -> Any:
+        """In a kernel: the same memory as an array of which nobody counts the holders; the caller keeps the array.
+
+        A kernel of many small functions would otherwise spend half its time on counting.
+        """
+        return numba.carray(_pointer(array.ctypes.data), array.shape, array.dtype)
+
+else:
+
+    def borrowed(array: Any) -> Any:
+        """The array itself."""
+        return array
 
 
 def lined(array: NDArray[Scalar]) -> NDArray[Scalar]:

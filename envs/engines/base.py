@@ -89,11 +89,16 @@ class Engine(Protocol):
 
     ``advance`` returns events in order of time, each exactly once; an engine's clock never goes back. Requests are
     submitted with an ``arrival`` not earlier than the clock.
+
+    A simulated engine's clock stands still until it is advanced. A live engine's is real time: it goes on by itself, so
+    a request whose arrival has passed is simply late and is sent at once; ``advance`` waits, and may give events that
+    came while it woke up, a little after ``until``; and since nobody can look ahead, ``next_event_at`` says when it is
+    worth looking again. ``tests/envs/engines/conformance.py`` is what all of them pass.
     """
 
     @property
     def now(self) -> float:
-        """The engine's clock: how far it has been advanced."""
+        """The engine's clock, in seconds: how far it has been advanced, or real time."""
         ...
 
     def submit(self, request: EngineRequest) -> None:

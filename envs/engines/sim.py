@@ -15,6 +15,7 @@ costs the same work whatever its length and its batch. The loops are compiled (:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -27,7 +28,6 @@ from predictors.latency.model import Profile
 
 _KINDS: Final = tuple(EventKind)
 _PHASES: Final = tuple(EnginePhase)
-_SLOTS: Final = 64
 _LOGGED_AT_ONCE: Final = 4096
 _HASH: Final = 2**64 - 1
 _NO_CHAIN: Final = np.zeros(0, dtype=np.int64)
@@ -40,7 +40,8 @@ class SimEngine:
     ``cold_start_s``. ``stream`` makes each :meth:`advance` report every running sequence's progress as one ``TOKENS``
     event (at work proportional to the batch); without it only first tokens and ends are reported. ``log_runs`` keeps
     in :attr:`runs` what is needed to reconstruct the time of every token. ``prefix_tokens`` turns prefix caching on and
-    says how many tokens one hash of a request's ``prefix`` stands for, a multiple of the profile's block size.
+    says how many tokens one hash of a request's ``prefix`` stands for, a multiple of the profile's block size. ``room``
+    is for how many requests at once there is memory at first; it grows.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SimEngine:
         stream: bool = False,
         log_runs: bool = False,
         prefix_tokens: int | None = None,
+        room: int = 64,
     ) -> None:
         if prefix_tokens is not None and (prefix_tokens < 1 or prefix_tokens % profile.block_size):
             raise ValueError(f"prefix_tokens must be a multiple of the block size {profile.block_size}")
@@ -61,19 +63,34 @@ class SimEngine:
         self.log_runs = log_runs
         self.prefix_tokens = prefix_tokens
         self._stream = stream
-        self._layout = self._initial_layout()
+        self._layout = self._initial_layout(room)
         self.reset(now, cold=cold)
 
-    def _initial_layout(self) -> memory.Layout:
+    def _initial_layout(self, room: int) -> memory.Layout:
         log, tokens = _LOGGED_AT_ONCE if self.log_runs else 0, self.prefix_tokens
         if tokens is None:
-            return memory.Layout(_SLOTS, self.profile.block_size, log)
+            return memory.Layout(room, self.profile.block_size, log)
         units = self.profile.kv_blocks // (tokens // self.profile.block_size)
-        return memory.Layout(_SLOTS, self.profile.block_size, log, units, self.profile.max_model_len // tokens)
+        return memory.Layout(room, self.profile.block_size, log, units, self.profile.max_model_len // tokens)
 
     def reset(self, now: float = 0.0, *, cold: bool = False) -> None:
         """Forget everything and start at ``now``."""
-        m = self.memory = memory.empty(self._layout)
+        self.memory = self._fresh(self._layout, now)
+        if cold:
+            self._start_cold()
+        self._ids: dict[int, str] = {}
+        self._live: dict[str, tuple[int, int]] = {}
+        """Slot and tag by id."""
+        self._tags = 0
+        self.runs: list[StepRun] = []
+        """With ``log_runs``: everything the engine has done, in order."""
+
+    def fresh_memory(self, slots: int) -> memory.Memory:
+        """The memory of an engine like this one that has done nothing yet, with room for so many requests."""
+        return self._fresh(replace(self._layout, slots=slots), 0.0)
+
+    def _fresh(self, layout: memory.Layout, now: float) -> memory.Memory:
+        m = memory.empty(layout)
         m[memory.NOW] = m[memory.CLOCK] = m[memory.VISIBLE] = m[memory.READY_AT] = to_ps(now)
         m[memory.MAX_SEQS] = self.profile.max_num_seqs
         m[memory.MAX_BATCHED_TOKENS] = self.profile.max_num_batched_tokens
@@ -84,17 +101,9 @@ class SimEngine:
         if self.prefix_tokens is not None:
             m[memory.UNIT_TOKENS] = self.prefix_tokens
             m[memory.UNIT_BLOCKS] = self.prefix_tokens // self.profile.block_size
-        self._slowness = 1.0
-        self._set_timing()
-        self._set_phase(EnginePhase.READY)
-        if cold:
-            self._start_cold()
-        self._ids: dict[int, str] = {}
-        self._live: dict[str, tuple[int, int]] = {}
-        """Slot and tag by id."""
-        self._tags = 0
-        self.runs: list[StepRun] = []
-        """With ``log_runs``: everything the engine has done, in order."""
+        m[memory.PHASE] = _PHASES.index(EnginePhase.READY)
+        _set_timing(m, self.profile, 1.0)
+        return m
 
     # ------------------------------------------------------------------ the Engine protocol
 
@@ -124,7 +133,7 @@ class SimEngine:
         if too_long or self.phase is EnginePhase.FAILED:
             self._reject(request)
             return
-        chain = _chain(request.prefix) if request.prefix and self.prefix_tokens else _NO_CHAIN
+        chain = chain_of(request.prefix) if request.prefix and self.prefix_tokens else _NO_CHAIN
         sizes = request.prompt_tokens, request.output_tokens, request.priority
         slot = calls.submit(self.memory, self._tags, *sizes, request.arrival, chain)
         if slot == calls.NO_ROOM:
@@ -249,8 +258,7 @@ class SimEngine:
         """
         if not factor > 0.0:
             raise ValueError(f"a factor is above 0, not {factor}")
-        self._slowness = factor
-        self._set_timing()
+        _set_timing(self.memory, self.profile, factor)
 
     def move_to(self, room: memory.Memory) -> None:
         """Live on in this array, which is long enough."""
@@ -283,15 +291,6 @@ class SimEngine:
         for request_id in list(self._live):
             self.cancel(request_id)
         core.break_off(self.memory)
-
-    def _set_timing(self) -> None:
-        m = self.memory
-        timing = StepTiming.of(self.profile).scaled(self._slowness)
-        for place, steps in ((memory.STEADY, timing), (memory.SLOW, timing.scaled(self.profile.warm_up_factor))):
-            m[place : place + 5] = steps.a, steps.b, steps.c, steps.d, steps.eager_floor
-        m[memory.GRAPH_TOKENS] = timing.graph_tokens
-        m[memory.REQUEST_OVERHEAD] = timing.request_overhead
-        m[memory.TOKEN_OVERHEAD] = timing.token_overhead
 
     # ------------------------------------------------------------------ events and room
 
@@ -332,5 +331,15 @@ def _rows(m: memory.Memory, table: int, count: int, width: int) -> Iterable[list
     return rows
 
 
-def _chain(prefix: Iterable[int]) -> memory.Memory:
+def chain_of(prefix: Iterable[int]) -> memory.Memory:
+    """Block hashes as the compiled loops take them."""
     return np.array([block & _HASH for block in prefix], dtype=np.uint64).view(np.int64)
+
+
+def _set_timing(m: memory.Memory, profile: Profile, slowness: float) -> None:
+    timing = StepTiming.of(profile).scaled(slowness)
+    for place, steps in ((memory.STEADY, timing), (memory.SLOW, timing.scaled(profile.warm_up_factor))):
+        m[place : place + 5] = steps.a, steps.b, steps.c, steps.d, steps.eager_floor
+    m[memory.GRAPH_TOKENS] = timing.graph_tokens
+    m[memory.REQUEST_OVERHEAD] = timing.request_overhead
+    m[memory.TOKEN_OVERHEAD] = timing.token_overhead

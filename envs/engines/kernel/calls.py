@@ -34,7 +34,7 @@ from envs.engines.kernel.memory import (
     WAITING_COUNT,
     Memory,
 )
-from predictors.compiled import compiled
+from predictors.compiled import borrowed, compiled
 
 NO_ROOM: Final = -1
 """The memory must grow before this can be done."""
@@ -61,8 +61,9 @@ def to_seconds(ps: int) -> float:
 
 
 @compiled
-def submit(m: Memory, tag: int, prompt: int, output: int, priority: int, arrival: float, chain: Memory) -> int:
+def submit(memory: Memory, tag: int, prompt: int, output: int, priority: int, arrival: float, chain: Memory) -> int:
     """Take a request; its slot, or ``NO_ROOM``, or ``BACKWARDS``."""
+    m = borrowed(memory)
     at = to_ps(arrival)
     if at < m[NOW]:
         return BACKWARDS
@@ -72,8 +73,9 @@ def submit(m: Memory, tag: int, prompt: int, output: int, priority: int, arrival
 
 
 @compiled
-def tell(m: Memory, at: float, kind: int, tag: int) -> bool:
+def tell(memory: Memory, at: float, kind: int, tag: int) -> bool:
     """An event from outside; false if there is no room for it."""
+    m = borrowed(memory)
     if m[OUT_COUNT] == m[OUT_CAPACITY]:
         return False
     core.emit(m, to_ps(at), kind, tag, 0, 0)
@@ -81,15 +83,17 @@ def tell(m: Memory, at: float, kind: int, tag: int) -> bool:
 
 
 @compiled
-def lives(m: Memory, slot: int, tag: int) -> bool:
+def lives(memory: Memory, slot: int, tag: int) -> bool:
     """Whether the slot still holds the request of this tag, and it has not ended."""
+    m = borrowed(memory)
     p = m[SLOTS] + slot * SLOT_WIDTH
     return bool(m[p + TAG] == tag and m[p + STAGE] != STAGE_FREE and m[p + STAGE] != STAGE_CANCELLED)
 
 
 @compiled
-def cancel(m: Memory, slot: int) -> bool:
+def cancel(memory: Memory, slot: int) -> bool:
     """Abort the request in a slot; false if there is no room for the event."""
+    m = borrowed(memory)
     if m[OUT_COUNT] == m[OUT_CAPACITY]:
         return False
     core.cancel(m, slot)
@@ -97,8 +101,9 @@ def cancel(m: Memory, slot: int) -> bool:
 
 
 @compiled
-def advance(m: Memory, until: float) -> tuple[int, bool]:
+def advance(memory: Memory, until: float) -> tuple[int, bool]:
     """Let time pass; how many events are there to be taken, and whether that was all. ``BACKWARDS`` if it cannot."""
+    m = borrowed(memory)
     limit = to_ps(until)
     if limit < m[NOW]:
         return BACKWARDS, True
@@ -113,15 +118,17 @@ def advance(m: Memory, until: float) -> tuple[int, bool]:
 
 
 @compiled
-def next_event(m: Memory) -> float:
+def next_event(memory: Memory) -> float:
     """As :meth:`envs.engines.base.Engine.next_event_at`; infinity for none."""
+    m = borrowed(memory)
     due = core.next_change(m)
     return math.inf if due == NEVER else to_seconds(due)
 
 
 @compiled
-def gauges(m: Memory) -> tuple[int, int, float, int, int, int, int]:
+def gauges(memory: Memory) -> tuple[int, int, float, int, int, int, int]:
     """Running, waiting, share of blocks held, preemptions, phase, prompt tokens looked up in the cache, and found."""
+    m = borrowed(memory)
     core.settle(m)
     running = m[DECODING_COUNT] + m[FILLING_COUNT] + (m[PARTIAL] != NONE)
     usage = m[USED] / m[BLOCKS]

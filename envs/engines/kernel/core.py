@@ -214,28 +214,33 @@ def next_change(m: Memory) -> int:
 
 @compiled
 def _next_of_engine(m: Memory) -> int:
+    """Tokens are seen when their step has ended and the API server has handled them; a new prompt takes a step."""
     coming = m[m[SLOTS] + m[m[COMING]] * SLOT_WIDTH + ENTRY] if m[COMING_COUNT] > 0 else NEVER
+    a = m[STEADY]
     if m[END] != NONE:
-        busy = m[WAITING_COUNT] > 0 or m[FILLING_COUNT] > 0 or m[PARTIAL] != NONE or m[DOOMED_COUNT] > 0
-        if busy or coming <= m[END]:
-            return int(m[END])
-        return int(min(coming, _next_end(m, m[END], m[STEP] + 1)))
+        if m[FILLING_COUNT] > 0:
+            return int(m[END] + m[TOKEN_OVERHEAD] * (m[DECODING_COUNT] + m[FILLING_COUNT]))
+        due = _next_end(m, m[END], m[STEP] + 1) if m[DECODING_COUNT] > 0 else NEVER
+        if m[WAITING_COUNT] > 0 or m[PARTIAL] != NONE:
+            return int(min(due, m[END] + a))
+        return int(min(due, max(coming, m[END]) + a if coming < NEVER else NEVER))
     if m[LIVE] == 0 or m[PHASE] == SLEEPING or m[PHASE] == FAILED:
         return NEVER
     boundary = max(m[CLOCK], m[READY_AT])
-    at_work = m[DECODING_COUNT] > 0 or m[WAITING_COUNT] > 0 or m[PARTIAL] != NONE
-    if m[DECODING_COUNT] == 0 or m[WAITING_COUNT] > 0 or m[PARTIAL] != NONE or coming <= boundary:
-        return int((boundary if at_work else max(boundary, coming)) + m[STEADY])
-    return int(min(coming, _next_end(m, boundary, m[STEP])))
+    due = _next_end(m, boundary, m[STEP]) if m[DECODING_COUNT] > 0 else NEVER
+    if m[WAITING_COUNT] > 0 or m[PARTIAL] != NONE:
+        return int(min(due, boundary + a))
+    return int(min(due, max(coming, boundary) + a if coming < NEVER else NEVER))
 
 
 @compiled
 def _next_end(m: Memory, boundary: int, step: int) -> int:
-    """When the first decoding sequence ends if nobody joins; never later than it does."""
+    """When the first decoding sequence is seen to end, if nobody joins; never later than it is."""
     heaps.drop_stale_ends(m)
     batch = m[DECODING_COUNT]
     first = m[STEADY] + m[STEADY + 2] * batch + m[STEADY + 3] * (m[BASE_SUM] + batch * step)
-    return int(boundary + run_duration(first, m[STEADY + 3] * batch, m[m[ENDS]] - step))
+    ended = boundary + run_duration(first, m[STEADY + 3] * batch, m[m[ENDS]] - step)
+    return int(ended + m[TOKEN_OVERHEAD])
 
 
 # ---------------------------------------------------------------------- time

@@ -9,7 +9,7 @@ list that may still name it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -186,12 +186,9 @@ class Layout:
     chain: int = 0
     """Hashes of a slot."""
 
-    def places(self) -> tuple[dict[int, int], int]:
-        """Where each table begins, by the header's field; and the length of the whole."""
-        table = 1
-        while table < 2 * self.units + 1:
-            table *= 2
-        sizes = {
+    def sizes(self) -> dict[int, int]:
+        """How long each table is, by the header's field, in the order in which they lie."""
+        return {
             SLOTS: self.slots * SLOT_WIDTH,
             FREE: self.slots,
             COMING: self.slots,
@@ -204,25 +201,34 @@ class Layout:
             PHASES: self.block_size,
             UNITS: self.units * UNIT_WIDTH,
             UNIT_FREE: self.units,
-            TABLE: table,
+            TABLE: self.table_capacity,
             CHAINS: self.slots * 2 * self.chain,
         }
+
+    def places(self) -> tuple[dict[int, int], int]:
+        """Where each table begins, by the header's field; and the length of the whole."""
         at, places = HEADER, {}
-        for field, size in sizes.items():
+        for field, size in self.sizes().items():
             places[field] = at
             at += size
-        places.update(
-            {
-                SLOT_CAPACITY: self.slots,
-                ENDS_CAPACITY: 2 * self.slots,
-                OUT_CAPACITY: self.out_capacity,
-                LOG_CAPACITY: self.log,
-                UNIT_CAPACITY: self.units,
-                TABLE_CAPACITY: table,
-                CHAIN_CAPACITY: self.chain,
-            }
-        )
         return places, at
+
+    def capacities(self) -> dict[int, int]:
+        """What fits, by the header's field."""
+        return {
+            SLOT_CAPACITY: self.slots,
+            ENDS_CAPACITY: 2 * self.slots,
+            OUT_CAPACITY: self.out_capacity,
+            LOG_CAPACITY: self.log,
+            UNIT_CAPACITY: self.units,
+            TABLE_CAPACITY: self.table_capacity,
+            CHAIN_CAPACITY: self.chain,
+        }
+
+    @property
+    def table_capacity(self) -> int:
+        """Places from hashes to units: a power of two, at most half full."""
+        return 1 << (2 * self.units).bit_length()
 
     @property
     def out_capacity(self) -> int:
@@ -234,7 +240,7 @@ def empty(layout: Layout) -> Memory:
     """An engine's memory with its tables laid out, every slot and unit free, and everything else zero."""
     places, length = layout.places()
     memory = np.zeros(length, dtype=np.int64)
-    for field, value in places.items():
+    for field, value in (*places.items(), *layout.capacities().items()):
         memory[field] = value
     memory[FREE_COUNT] = layout.slots
     memory[places[FREE] : places[FREE] + layout.slots] = np.arange(layout.slots)[::-1]
@@ -246,36 +252,18 @@ def empty(layout: Layout) -> Memory:
 
 def grown(memory: Memory, layout: Layout, slots: int) -> tuple[Memory, Layout]:
     """A copy with room for more slots; slots keep their numbers."""
-    wider = Layout(slots, layout.block_size, layout.log, layout.units, layout.chain)
+    wider = replace(layout, slots=slots)
     copy = empty(wider)
     old, _ = layout.places()
     new, _ = wider.places()
     copy[:SLOTS] = memory[:SLOTS]
-    ends = [*sorted(old[field] for field in _TABLES), len(memory)]
-    for field in _TABLES:
-        size = ends[ends.index(old[field]) + 1] - old[field]
+    for field, size in layout.sizes().items():
         copy[new[field] : new[field] + size] = memory[old[field] : old[field] + size]
+    unit_places = copy[new[UNITS] + UNIT_WIDTH - 1 : new[UNITS] + layout.units * UNIT_WIDTH : UNIT_WIDTH]
+    unit_places += new[TABLE] - old[TABLE]
     added = slots - layout.slots
     free = int(memory[FREE_COUNT])
     copy[new[FREE] : new[FREE] + added] = np.arange(layout.slots, slots)[::-1]
     copy[new[FREE] + added : new[FREE] + added + free] = memory[old[FREE] : old[FREE] + free]
     copy[FREE_COUNT] = free + added
     return copy, wider
-
-
-_TABLES: Final = (
-    SLOTS,
-    FREE,
-    COMING,
-    QUEUE,
-    ENDS,
-    DECODING,
-    FILLING,
-    OUT,
-    LOG,
-    PHASES,
-    UNITS,
-    UNIT_FREE,
-    TABLE,
-    CHAINS,
-)

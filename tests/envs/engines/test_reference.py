@@ -29,11 +29,15 @@ class Script:
     """Names of methods; one that the engine's phase forbids is refused."""
     cold: bool = False
     prefix_tokens: int | None = None
+    room: int = 2
+    """So that the engine's memory has to grow, again and again."""
 
     def engines(self) -> tuple[SimEngine, ReferenceEngine]:
         """One of each kind."""
         return (
-            SimEngine(self.profile, policy=self.policy, cold=self.cold, prefix_tokens=self.prefix_tokens),
+            SimEngine(
+                self.profile, policy=self.policy, cold=self.cold, prefix_tokens=self.prefix_tokens, room=self.room
+            ),
             ReferenceEngine(self.profile, policy=self.policy, cold=self.cold, prefix_tokens=self.prefix_tokens),
         )
 
