@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
         {"sim": Entry("cli.worker:sim", "A simulated worker with vLLM's HTTP surface.")},
     ),
     "collect": Entry("cli.collect:collect", "Run prompts through live workers; record answers, lengths and timings."),
+    "calibrate": Entry("cli.calibrate.command:calibrate", "Fit an engine profile to a live worker, and judge it."),
     "train": Group(
         "Fit the learned parts.",
         {
@@ -56,11 +57,20 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "ladder": Entry("cli.ladder_eval:evaluate", "The ladder of models on real vLLM: quality, lengths, speed."),
         },
     ),
+    "simulate": Entry("cli.simulate.command:simulate", "What a trace would meet on a fleet, policy by policy."),
     "bench": Group(
         "Measure headway on this machine.",
         {
             "gateway": Entry("cli.bench.gateway:gateway", "What the gateway costs, beside other gateways."),
             "decision": Entry("cli.bench.decision:decision", "What deciding about one request costs, part by part."),
+        },
+    ),
+    "data": Group(
+        "Public traces and tables.",
+        {
+            "list": Entry("cli.data:list_", "What the data folder holds, and what can be fetched."),
+            "import": Entry("cli.data:import_", "Bring a public trace into headway's own format."),
+            "fetch": Entry("cli.data:fetch", "Download public data."),
         },
     ),
     "tenants": Group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,12 +39,17 @@ def headway_version() -> str:
         return "unknown"
 
 
-def _as_json(metric: Metric) -> dict[str, float] | None:
+def _as_json(metric: Metric) -> dict[str, float | None] | None:
+    """A bound that is infinite becomes null: JSON has no word for it."""
     if metric is None:
         return None
     if isinstance(metric, int | float):
         return {"value": float(metric), "lo": float(metric), "hi": float(metric)}
-    return {"value": float(metric.value), "lo": float(metric.lo), "hi": float(metric.hi)}
+    return {"value": float(metric.value), "lo": _finite(metric.lo), "hi": _finite(metric.hi)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _as_text(value: Metric | Label) -> str:
