@@ -108,7 +108,7 @@ class BestEffort:
         allowed: list[bool] = mask.tolist()
         if not (0 <= decision.action < len(context.ladder) and allowed[decision.action]):
             raise ValueError(f"the policy chose action {decision.action}, which the mask {allowed} forbids")
-        return self._choice(context, observation.tolist(), allowed, decision)
+        return self._choice(context, observation.tolist() if context.recorded else [], allowed, decision)
 
     def _ask_at_once(self, context: TierContext, policy: DensePolicy) -> Choice | str:
         """The same choice, without arrays and calls in between."""
@@ -121,6 +121,9 @@ class BestEffort:
     def _choice(
         self, context: TierContext, observation: list[float], allowed: list[bool], decision: PolicyDecision
     ) -> Choice:
+        if not context.recorded:
+            chosen = context.ladder[decision.action]
+            return Choice("tier", self.name, chosen, propensity=decision.propensity, artifact=self._sha256)
         shown = zip(context.ladder, decision.scores, allowed, strict=False)
         return Choice(
             "tier",

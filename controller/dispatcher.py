@@ -9,7 +9,7 @@ import numpy as np
 from controller.errors import ControlError
 from controller.fleet import Fleet
 from controller.members import PoolState, WorkerState
-from controller.protocols import PlaceContext, Stages
+from controller.protocols import ByLoad, PlaceContext, Stages
 from controller.signals import Signals
 from controller.tickets import Stand, TicketState
 from controller.types import Choice, Dispatch
@@ -27,13 +27,16 @@ class Dispatcher:
         self._order = stages.order
         self._fairness = stages.fairness
         self._place = stages.place
+        self._by_load = stages.place if isinstance(stages.place, ByLoad) else None
         self._signals = signals
         self._random = np.random.default_rng([seed, 1])
 
     def send(self, now: float) -> tuple[Dispatch, ...]:
-        """As many requests as the in-flight limits allow, pool by pool."""
+        """As many requests as the in-flight limits allow, pool by pool. Then there is nothing to do until the fleet is
+        stirred, unless a ticket waits for a particular worker."""
         sent: list[Dispatch] = []
         held: list[TicketState] = []
+        again = False
         for pool in self._fleet.pools.values():
             while pool.queued and (free := pool.with_room()):
                 dispatch = self._next(pool, free, held, now)
@@ -41,6 +44,8 @@ class Dispatcher:
                     sent.append(dispatch)
             while held:
                 self._waiting.enqueue(held.pop(0), pool, now, keep_key=True)
+                again = True
+        self._fleet.stir.any = again
         return tuple(sent)
 
     def _next(
@@ -56,21 +61,37 @@ class Dispatcher:
             if not free:
                 held.append(state)
                 return None
-        if standing:
-            state.choices.append(Choice("fairness", fairness.name, group, standing))
-        fallback = state.unranked if order.needs else None
-        state.choices.append(Choice("order", order.name, f"key {state.key:.3f}", fallback=fallback))
+        if state.recorded:
+            if standing:
+                state.choices.append(Choice("fairness", fairness.name, group, standing))
+            fallback = state.unranked if order.needs else None
+            state.choices.append(Choice("order", order.name, f"key {state.key:.3f}", fallback=fallback))
         if state.wanted:
             self._signals.spare(state)
         return self._start(state, self._worker(state, pool, free, now), now)
 
     def _worker(self, state: TicketState, pool: PoolState, free: Sequence[WorkerState], now: float) -> WorkerState:
+        worker = None if state.recorded else self._lightest(free)
+        if worker is None:
+            worker = self._chosen(state, pool, free, now)
+        self._place.placed(state.ticket, worker.name)
+        return worker
+
+    def _lightest(self, free: Sequence[WorkerState]) -> WorkerState | None:
+        """The worker that the stage takes, where it can tell without a look at more than loads."""
+        if self._by_load is None:
+            return None
+        position = self._by_load.lightest([worker.load() for worker in free])
+        return None if position is None else free[position]
+
+    def _chosen(self, state: TicketState, pool: PoolState, free: Sequence[WorkerState], now: float) -> WorkerState:
         views = tuple([worker.view or worker.snapshot() for worker in free])
-        choice = self._place.choose(PlaceContext(state.ticket, views, now, self._random, pool.snapshot))
-        state.choices.append(choice)
+        recorded = state.recorded
+        choice = self._place.choose(PlaceContext(state.ticket, views, now, self._random, pool.snapshot, recorded))
+        if recorded:
+            state.choices.append(choice)
         for worker in free:
-            if worker.spec.name == choice.chosen:
-                self._place.placed(state.ticket, choice.chosen)
+            if worker.name == choice.chosen:
                 return worker
         raise ControlError(f"place {self._place.name} chose {choice.chosen!r}, which has no room")
 

@@ -6,12 +6,13 @@ have sent there: whatever it shows beyond those of our requests that it can have
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import is_
 
 from controller.errors import DuplicateWorker, UnknownPool, UnknownWorker
-from controller.members import PoolState, WorkerState
+from controller.members import PoolState, Stir, WorkerState
 from controller.rates import Arrivals
 from controller.settings import ControlSettings
 from controller.types import PoolName, PoolSpec, TicketId, WorkerName, WorkerPhase, WorkerReport, WorkerSpec
@@ -23,13 +24,16 @@ class Fleet:
 
     def __init__(self, pools: Sequence[PoolSpec], settings: ControlSettings) -> None:
         self._settings = settings
-        self.pools: dict[PoolName, PoolState] = {spec.name: PoolState(spec, settings) for spec in pools}
+        self.stir = Stir()
+        self.pools: dict[PoolName, PoolState] = {spec.name: PoolState(spec, settings, self.stir) for spec in pools}
         if len(self.pools) != len(pools):
             raise ValueError("two pools have the same name")
         self._index = {name: position for position, name in enumerate(self.pools)}
         self._workers: dict[WorkerName, WorkerState] = {}
         self.blocked: dict[WorkerName, WorkerState] = {}
         self._view: FleetView | None = None
+        self._oldest_report = math.inf
+        """No report was read before this."""
         self._leases: Mapping[WorkerName, int] | None = None
         self._arrivals = Arrivals(settings.arrivals_fast_s, settings.arrivals_slow_s)
 
@@ -118,7 +122,10 @@ class Fleet:
         if worker.report is not None and report.at < worker.report.at:
             return
         worker.report = report
-        worker.external = max(0, report.running + report.waiting - worker.under_way(report.at))
+        if report.at < self._oldest_report:
+            self._oldest_report = report.at
+        others = report.running + report.waiting - worker.under_way(report.at)
+        worker.external = others if others > 0 else 0
         worker.changed()
 
     def arrived(self, now: float) -> None:
@@ -144,7 +151,10 @@ class Fleet:
         """A request has left a worker with ``left`` token-work outstanding."""
         worker.ends.append((worker.running.pop(ticket), now))
         worker.work -= left
-        worker.view = worker.pool.view = None
+        pool = worker.pool
+        worker.view = pool.view = None
+        if pool.queued:
+            self.stir.any = True
         if worker.removed:
             self._vanish(worker)
 
@@ -197,15 +207,24 @@ class Fleet:
 
     def next_unblock(self) -> float | None:
         """When the next blocked worker comes back."""
-        return min((worker.blocked_until or 0.0 for worker in self.blocked.values()), default=None)
+        if not self.blocked:
+            return None
+        return min(worker.blocked_until or 0.0 for worker in self.blocked.values())
 
     def forget_stale(self, now: float) -> None:
         """Drop reports that are too old to say anything."""
+        stale_s = self._settings.report_stale_s
+        if not now - self._oldest_report > stale_s:
+            return
+        self._oldest_report = math.inf
         for worker in self._workers.values():
-            if worker.report is not None and now - worker.report.at > self._settings.report_stale_s:
+            report = worker.report
+            if report is not None and now - report.at > stale_s:
                 worker.report = None
                 worker.external = 0
                 worker.changed()
+            elif report is not None and report.at < self._oldest_report:
+                self._oldest_report = report.at
 
     def view(self, now: float, open_tickets: int) -> FleetView:
         """The fleet as it stands. Only what changed since the last call is built anew."""

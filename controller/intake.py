@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from controller.eligibility import eligible, refusal
+from controller.eligibility import Verdict, eligible, refusal
 from controller.errors import UnknownPool, suggestion
 from controller.fleet import Fleet
 from controller.limits import Limits
 from controller.members import PoolState
 from controller.protocols import AdmitContext, AdmitStage, ScaleStage
+from controller.records import RecordLog
 from controller.settings import ControlSettings
 from controller.tickets import TicketState
-from controller.types import Alternative, Choice, PoolName, Rejected, Task, Ticket
+from controller.types import PLAIN, Alternative, Choice, PoolName, Rejected, Task, Ticket
+from controller.view import FleetView
 from controller.waiting import WaitingRoom
 
 
@@ -23,12 +25,24 @@ class _Target:
 
     pools: tuple[PoolState, ...]
     """In the order of the alias."""
-    ladder: tuple[PoolState, ...]
+    ladder: tuple[PoolName, ...]
     """Those of them that generate, lowest tier first."""
     names: tuple[PoolName, ...]
     """Of ``pools``."""
+    whole: Verdict
+    """That every pool can serve."""
+    shortest: int
+    """The least context length, if all of them generate; else 0."""
     adapter: str | None = None
     """The LoRA adapter that has this name."""
+
+    def surely(self, ticket: Ticket) -> bool:
+        """Whether it is seen at once that every pool can serve the ticket, its tenant's ceiling apart. False decides
+        nothing."""
+        prompt = ticket.prompt_tokens
+        if prompt is None or ticket.needs is not PLAIN:
+            return False
+        return prompt + (ticket.max_tokens or 1) <= self.shortest
 
 
 class Intake:
@@ -42,14 +56,17 @@ class Intake:
         scale: ScaleStage,
         aliases: Mapping[str, Sequence[PoolName]],
         settings: ControlSettings,
+        records: RecordLog,
     ) -> None:
         self._fleet = fleet
         self._waiting = waiting
         self._admit = admit
         self._scale = scale
         self._settings = settings
+        self._records = records
         self.limits = Limits({name: spec.quota for name, spec in settings.tenants.items()}, settings.quota)
         self._targets = _targets(fleet, aliases)
+        self._backlog, self._look = waiting.backlog, self._view
         self._admitted = Choice("admit", admit.name, "admitted")
         self._pins: dict[PoolName, Choice] = {}
         """Of requests that name a pool; they are all the same."""
@@ -73,7 +90,11 @@ class Intake:
             return Rejected(ticket.id, 404, "model_not_found", f"no model is called {ticket.model!r}{hint}")
         if target.adapter is not None:
             ticket = replace(ticket, needs=replace(ticket.needs, adapter=target.adapter))
-        verdict = eligible(ticket, self._settings.tenant(ticket.tenant), target.pools)
+        tenant = self._settings.tenant(ticket.tenant)
+        if tenant.tier_ceiling is None and target.surely(ticket):
+            verdict = target.whole
+        else:
+            verdict = eligible(ticket, tenant, target.pools)
         if not verdict.pools:
             return refusal(ticket, target.pools, verdict.dropped, self._fleet.pools.values())
         generates = ticket.needs.generates
@@ -88,16 +109,18 @@ class Intake:
         rejected = self._admit.admit(self._context(ticket, names, now))
         if rejected is None and self.limits.limits(ticket.tenant):
             tokens = prompt_tokens + (_expected_output(ticket, candidates[0]) if generates else 0)
-            rejected = self.limits.admit(ticket, tokens, self._waiting.backlog, now)
+            rejected = self.limits.admit(ticket, tokens, self._backlog, now)
         if rejected is not None:
             return rejected
         self._serial += 1
-        ladder = target.ladder if generates else candidates
-        state = TicketState(ticket, self._serial, now, ladder, candidates, prompt_tokens)
+        ladder = target.ladder if generates else names
+        recorded = self._records.wants(ticket.id)
+        state = TicketState(ticket, self._serial, now, ladder, candidates, prompt_tokens, recorded=recorded)
         state.expires_at = expires_at
-        state.choices.append(self._admitted)
-        if len(candidates) == 1:
-            state.choices.append(self._pinned(candidates[0], verdict.dropped))
+        if recorded:
+            state.choices.append(self._admitted)
+            if len(candidates) == 1:
+                state.choices.append(self._pinned(candidates[0], verdict.dropped))
         return state
 
     def reachable(self, pool: PoolState, now: float) -> bool:
@@ -105,8 +128,11 @@ class Intake:
         since = pool.unavailable_since
         return since is None or now - since < self._settings.no_worker_s or self._scale.starts(pool.name)
 
+    def _view(self, now: float) -> FleetView:
+        return self._fleet.view(now, self._waiting.open)
+
     def _context(self, ticket: Ticket, pools: tuple[PoolName, ...], now: float) -> AdmitContext:
-        backlog, settings = self._waiting.backlog, self._settings
+        backlog, settings = self._backlog, self._settings
         return AdmitContext(
             ticket,
             pools,
@@ -116,7 +142,7 @@ class Intake:
             backlog.bytes,
             settings.max_queue_bytes,
             now,
-            lambda: self._fleet.view(now, self._waiting.open),
+            self._look,
         )
 
     def _pinned(self, pool: PoolState, dropped: tuple[Alternative, ...]) -> Choice:
@@ -176,7 +202,9 @@ def _targets(fleet: Fleet, aliases: Mapping[str, Sequence[PoolName]]) -> dict[st
 def _target(pools: Sequence[PoolState], adapter: str | None = None) -> _Target:
     generate = [pool for pool in pools if Task.GENERATE in pool.spec.tasks]
     names = tuple([pool.name for pool in pools])
-    return _Target(tuple(pools), tuple(sorted(generate, key=_rank)), names, adapter)
+    shortest = min(pool.spec.context_length for pool in pools) if len(generate) == len(pools) else 0
+    ladder, pools = tuple([pool.name for pool in sorted(generate, key=_rank)]), tuple(pools)
+    return _Target(pools, ladder, names, Verdict(pools, ()), shortest, adapter)
 
 
 def _rank(pool: PoolState) -> tuple[int, str]:

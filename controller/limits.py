@@ -183,6 +183,10 @@ class Limits:
         self._pledges[ticket.id] = (account, tokens)
         return None
 
+    def pledged(self, ticket: TicketId) -> bool:
+        """Whether an admitted request is in the account, so that :meth:`end` settles something."""
+        return ticket in self._pledges
+
     def end(self, ticket: TicketId, spent: int | None, now: float) -> None:
         """An admitted request is over. ``spent`` tokens are charged instead of the estimate; ``None`` charges nothing,
         not even the request. Does nothing for a request that is not in the account."""

@@ -15,6 +15,16 @@ _COMING = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
 _REMEMBERED_ENDS = 1024
 
 
+class Stir:
+    """Whether anything has happened since the last dispatch that could let a waiting ticket go: one came, a worker has
+    another seat free, or stands otherwise than before."""
+
+    __slots__ = ("any",)
+
+    def __init__(self) -> None:
+        self.any = True
+
+
 class WorkerState:
     """One worker, mutable; belongs to the fleet."""
 
@@ -108,20 +118,24 @@ class WorkerState:
         self.view = None
         self.pool.view = None
 
+    def load(self) -> float:
+        """As :attr:`WorkerView.load` has it."""
+        external = self.external
+        work = self.work + external * self.pool.output.mean if external else self.work
+        return work / (self.limit or 1)
+
     def snapshot(self) -> WorkerView:
         view = self.view
         if view is None:
-            spec, external = self.spec, self.external
-            work = self.work + external * self.pool.output.mean if external else self.work
             view = self.view = WorkerView(
-                spec.name,
-                spec.pool,
+                self.name,
+                self.pool.name,
                 self.shown,
                 self.seats or 1,
                 len(self.running),
                 self.work,
-                external,
-                work / (self.limit or 1),
+                self.external,
+                self.load(),
                 self.dispatched,
                 self.removed,
                 self.report,
@@ -145,14 +159,17 @@ class PoolState:
         "rate",
         "ready",
         "spec",
+        "stir",
         "unavailable_since",
         "view",
         "workers",
     )
 
-    def __init__(self, spec: PoolSpec, settings: ControlSettings) -> None:
+    def __init__(self, spec: PoolSpec, settings: ControlSettings, stir: Stir) -> None:
         self.name = spec.name
         self.spec = spec
+        self.stir = stir
+        """Of the whole fleet."""
         self.workers: dict[WorkerName, WorkerState] = {}
         self.queued = 0
         self.queued_work = 0
@@ -171,10 +188,19 @@ class PoolState:
         """Workers that may be sent a request now, in the order in which they joined."""
         return [w for w in self.workers.values() if w.accepts and len(w.running) < w.seats]
 
+    def has_room(self) -> bool:
+        """Whether any worker may be sent a request now."""
+        for worker in self.workers.values():  # noqa: SIM110  (a generator takes twice as long, for every request)
+            if worker.accepts and len(worker.running) < worker.seats:
+                return True
+        return False
+
     def wait(self, tickets: int, work: int, now: float) -> None:
         """So many more (or fewer) tickets wait here."""
         queued = self.queued = self.queued + tickets
         self.queued_work += work
+        if tickets > 0:
+            self.stir.any = True
         if queued <= 1:  # whether any waits may have changed
             self.rate.waiting(queued > 0, now)
         self.view = None
@@ -189,6 +215,7 @@ class PoolState:
 
     def recount(self, now: float) -> None:
         """A worker came, went, or changed its phase."""
+        self.stir.any = True
         workers = self.workers.values()
         for worker in workers:
             worker.stand()

@@ -81,29 +81,31 @@ class Codec:
 
     def values(self, context: TierContext) -> list[float]:
         """The observation before it is clipped; :class:`ValueError` where pools do not fit."""
-        if not self.fits(context):
+        left = self.slots - len(context.ladder)
+        if left < 0:
             raise ValueError(f"{len(context.ladder)} pools do not fit into {self.slots} slots")
         view, scores = context.view, context.scores
+        pools, index = view.pools, view.index
         quality = None if scores is None else scores.quality
         values: list[float] = []
         for name in context.ladder:
-            pool = view.pool(name)
-            prior = pool.spec.prior_quality
+            pool = pools[index[name]]
+            prior, limit = pool.spec.prior_quality, pool.limit
             expected = prior if quality is None else quality.get(name, prior)
-            if pool.limit:
-                inflight, queued = pool.inflight / pool.limit, pool.queued / pool.limit
-                values += (expected, inflight, queued, pool.expected_wait_s, pool.kv_usage)
+            if limit:
+                values += (expected, pool.inflight / limit, pool.queued / limit, pool.expected_wait_s, pool.kv_usage)
             else:
                 values += (expected, 2.0, 10.0, 60.0, pool.kv_usage)
-        values += [0.0] * (len(_POOL) * (self.slots - len(context.ladder)))
+        if left:
+            values += [0.0] * (len(_POOL) * left)
         values += _request(context)
         return values
 
     def encode(self, context: TierContext) -> Observation:
         """The observation (size,), clipped to ``low`` and ``high``; :class:`ValueError` where pools do not fit."""
-        values = np.array(self.values(context), np.float32)
-        observation: Observation = np.minimum(np.maximum(values, self.low), self.high)
-        return observation
+        values: Observation = np.array(self.values(context), np.float32)
+        np.maximum(values, self.low, values)
+        return np.minimum(values, self.high, values)
 
     def allowed(self, context: TierContext) -> list[bool]:
         """Which actions (slots,) are allowed."""

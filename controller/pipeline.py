@@ -81,10 +81,14 @@ class ControlPlane:
     ) -> None:
         self.stages = stages
         self.settings = settings or ControlSettings()
-        self.records = RecordLog(self.settings.recent_records, self.settings.pending_records)
+        own = self.settings
+        self.records = RecordLog(own.recent_records, own.pending_records, own.record_share)
         self._fleet = Fleet(pools, self.settings)
         self._waiting = WaitingRoom(stages.order, stages.fairness, self.settings)
-        self._intake = Intake(self._fleet, self._waiting, stages.admit, stages.scale, aliases or {}, self.settings)
+        self._backlog, self._limited, self._stir = self._waiting.backlog, self._waiting.limits, self._fleet.stir
+        self._intake = Intake(
+            self._fleet, self._waiting, stages.admit, stages.scale, aliases or {}, self.settings, self.records
+        )
         self.limits = self._intake.limits
         self._tally = Tally()
         self._tiering = Tiering(stages.tier, self._tally, seed)
@@ -130,7 +134,7 @@ class ControlPlane:
     def reconfigure(self, settings: ControlSettings, aliases: Mapping[str, Sequence[PoolName]], now: float) -> None:
         """Go by these settings and aliases from now on. Tickets that wait or run keep the limits they came with.
 
-        How many records are kept, and what pools are believed to be before they have shown it, stays. Raises
+        How many records are made and kept, and what pools are believed to be before they have shown it, stays. Raises
         :class:`UnknownPool`, with nothing changed, for an alias of no pool.
         """
         self._intake.reconfigure(settings, aliases, now)
@@ -180,11 +184,11 @@ class ControlPlane:
         """Requests to send now: as many as the workers' in-flight limits allow."""
         if self._fleet.blocked and self._fleet.unblock(now):
             self._rehome(now)
-        if not self._waiting.backlog.count:
+        if not self._backlog.count:
             return ()
-        if self._waiting.limits.soonest <= now:
+        if self._limited.soonest <= now:
             self._expire(now)
-        return self._dispatcher.send(now)
+        return self._dispatcher.send(now) if self._stir.any else ()
 
     def on_first_token(self, ticket: TicketId, now: float) -> None:
         """The worker began to answer."""
@@ -261,9 +265,12 @@ class ControlPlane:
             self._rehome(now)
         for state in self._waiting.overdue(now):
             self.on_scores(state.ticket.id, None, now, why="timeout")
-        self._expire(now)
+        if self._limited.soonest <= now:
+            self._expire(now)
         self._strand(now)
-        rejected, self._late = tuple(self._late), []
+        rejected: tuple[Rejected, ...] = ()
+        if self._late:
+            rejected, self._late = tuple(self._late), []
         return Tick(rejected, self._scale(now), self.rebalance(now), self._next_at())
 
     def rebalance(self, now: float) -> tuple[Move, ...]:
@@ -318,7 +325,7 @@ class ControlPlane:
     def _settle(self, state: TicketState, now: float) -> None:
         """Queue a ticket whose tier needs no scores; they are wanted only if they could change the order."""
         pool = self._pool_for(state, None, now)
-        waits = pool.queued > 0 or not pool.with_room()
+        waits = pool.queued > 0 or not pool.has_room()
         self._waiting.enqueue(state, pool, now)
         self._signals.want(state, self.stages.order.needs if waits and state.generates else NO_SIGNALS)
 
@@ -405,11 +412,19 @@ class ControlPlane:
     def _end(self, state: TicketState, result: Result, code: str | None, usage: Usage | None, now: float) -> None:
         state.stand = Stand.ENDED
         del self._tickets[state.ticket.id]
-        self.limits.end(state.ticket.id, state.spent(result, usage), now)
-        self.records.add(state.record(now, result, code, usage))
+        if self.limits.pledged(state.ticket.id):
+            self.limits.end(state.ticket.id, state.spent(result, usage), now)
+        if state.recorded:
+            self.records.add(state.record(now, result, code, usage))
+        else:
+            self.records.spared += 1
         self._remember(state.ticket.id)
 
     def _refused(self, ticket: Ticket, rejected: Rejected, now: float) -> None:
+        self._remember(ticket.id)
+        if not self.records.wants(ticket.id):
+            self.records.spared += 1
+            return
         choice = Choice("admit", self.stages.admit.name, "rejected")
         self.records.add(
             DecisionRecord(
@@ -417,7 +432,6 @@ class ControlPlane:
                 (choice,), None, None, 0, None, None, now, Result.REJECTED, rejected.code, None,
             )
         )  # fmt: skip
-        self._remember(ticket.id)
 
     def _remember(self, ticket: TicketId) -> None:
         self._ended.add(ticket)
@@ -437,7 +451,10 @@ class ControlPlane:
         return tuple(self.stages.scale.plan(self.sharing.whole(self.view(now)), now))
 
     def _next_at(self) -> float | None:
-        due = [self._waiting.next_at(), self._fleet.next_unblock()]
+        due: list[float] = []
+        for at in (self._waiting.next_at(), self._fleet.next_unblock()):
+            if at is not None:
+                due.append(at)
         if self.stages.scale.interval_s is not None:
             due.append(self._next_scale)
         if self.stages.rebalance.interval_s is not None:
@@ -445,7 +462,7 @@ class ControlPlane:
         for pool in self._fleet.pools.values():
             if pool.queued and pool.unavailable_since is not None and not self.stages.scale.starts(pool.name):
                 due.append(pool.unavailable_since + self.settings.no_worker_s)
-        return min((at for at in due if at is not None), default=None)
+        return min(due) if due else None
 
     # Lookup
 
@@ -456,7 +473,9 @@ class ControlPlane:
         return state
 
     def _served(self, ticket: TicketId) -> TicketState | None:
-        state = self._tickets.get(ticket) or self._find(ticket)
-        if state is not None and state.stand is not _RUNNING:
+        state = self._tickets.get(ticket)
+        if state is None:
+            state = self._find(ticket)
+        elif state.stand is not _RUNNING:
             raise ControlError(f"ticket {ticket!r} is {state.stand}, not running")
         return state

@@ -32,7 +32,8 @@ class RoundRobin:
         last = self._last.get(context.pool.name, "")
         chosen = next((name for name in names if name > last), names[0])
         self._last[context.pool.name] = chosen
-        return Choice("place", self.name, chosen, tuple(Alternative(name, None) for name in names[:_SHOWN]))
+        shown = names[:_SHOWN] if context.recorded else ()
+        return Choice("place", self.name, chosen, tuple([Alternative(name, None) for name in shown]))
 
     def placed(self, ticket: Ticket, worker: WorkerName) -> None:
         """Nothing to keep."""
@@ -52,7 +53,12 @@ class LeastLoad:
 
     def choose(self, context: PlaceContext) -> Choice:
         chosen = least_loaded(context.workers)
-        return Choice("place", self.name, chosen.name, _loads(context.workers))
+        return Choice("place", self.name, chosen.name, _loads(context.workers) if context.recorded else ())
+
+    def lightest(self, loads: Sequence[float]) -> int | None:
+        """See :class:`~controller.protocols.ByLoad`."""
+        least = min(loads)
+        return loads.index(least) if loads.count(least) == 1 else None
 
     def placed(self, ticket: Ticket, worker: WorkerName) -> None:
         """The fleet accounts for it."""
@@ -99,7 +105,8 @@ class Prefix:
             near = self._nearest(workers, matches, len(prefix), chosen.load)
             if near:
                 chosen = near[0] if len(near) == 1 else least_loaded(near)
-        return Choice("place", self.name, chosen.name, _matched(workers, matches, len(prefix)))
+        shown = _matched(workers, matches, len(prefix)) if context.recorded else ()
+        return Choice("place", self.name, chosen.name, shown)
 
     def placed(self, ticket: Ticket, worker: WorkerName) -> None:
         self._index.add(ticket.prefix, worker)
@@ -125,6 +132,8 @@ class Prefix:
 
 def least_loaded(workers: Sequence[WorkerView]) -> WorkerView:
     """The least loaded of some workers."""
+    if len(workers) == 1:
+        return workers[0]
     least = min([worker.load for worker in workers])
     found = [worker for worker in workers if worker.load == least]
     return found[0] if len(found) == 1 else min(found, key=_load_key)
@@ -135,7 +144,7 @@ def _load_key(worker: WorkerView) -> tuple[float, float, int, str]:
 
 
 def _loads(workers: tuple[WorkerView, ...]) -> tuple[Alternative, ...]:
-    return tuple(Alternative(worker.name, -worker.load) for worker in workers[:_SHOWN])
+    return tuple([Alternative(worker.name, -worker.load) for worker in workers[:_SHOWN]])
 
 
 def _matched(workers: tuple[WorkerView, ...], matches: Mapping[str, int], blocks: int) -> tuple[Alternative, ...]:

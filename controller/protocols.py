@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -81,13 +81,14 @@ class AdmitContext:
     """Bytes of the bodies that wait."""
     max_queue_bytes: int
     now: float
-    look: Callable[[], FleetView] = field(repr=False, compare=False)
+    look: Callable[[float], FleetView] = field(repr=False, compare=False)
+    """The fleet at a moment."""
 
     @property
     def view(self) -> FleetView:
         """The fleet at this moment; only to be asked while admitting. It is taken when it is asked for: most requests
         are admitted without a look at it."""
-        return self.look()
+        return self.look(self.now)
 
 
 class AdmitStage(Protocol):
@@ -118,6 +119,8 @@ class TierContext:
     """Those of them that can serve this ticket now, in the order of the alias. Never empty."""
     now: float
     random: np.random.Generator
+    recorded: bool = True
+    """Whether the choice is written down. Where it is not, alternatives and features may be left out of it."""
 
 
 class TierStage(Protocol):
@@ -225,6 +228,8 @@ class PlaceContext:
     now: float
     random: np.random.Generator
     look: Callable[[], PoolView] = field(repr=False, compare=False)
+    recorded: bool = True
+    """Whether the choice is written down. Where it is not, alternatives may be left out of it."""
 
     @property
     def pool(self) -> PoolView:
@@ -248,6 +253,17 @@ class PlaceStage(Protocol):
 
     def forget(self, worker: WorkerName) -> None:
         """The worker is gone, or starts afresh."""
+        ...
+
+
+@runtime_checkable
+class ByLoad(Protocol):
+    """A place stage that goes by the workers' loads alone. Where nothing is written down it is asked by these, and no
+    views have to be made."""
+
+    def lightest(self, loads: Sequence[float]) -> int | None:
+        """The position of the worker that ``choose`` would take; ``None`` where more than the loads decides. Never
+        asked without loads, which are as :attr:`WorkerView.load` has them."""
         ...
 
 

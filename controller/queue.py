@@ -136,6 +136,8 @@ class Timers(Generic[Item]):
 
     def next_at(self) -> float | None:
         """When the first is due; ``None`` if there is none."""
+        if not self._at:
+            return None
         entry = self._first()
         return None if entry is None else entry[0]
 

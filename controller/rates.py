@@ -13,18 +13,22 @@ _MEMORY_S = 10.0
 class Arrivals:
     """Exponentially averaged requests per second, fast and slow, with time constants in seconds."""
 
-    __slots__ = ("_at", "_fast", "_fast_s", "_slow", "_slow_s")
+    __slots__ = ("_at", "_fast", "_fast_s", "_fast_step", "_slow", "_slow_s", "_slow_step")
 
     def __init__(self, fast_s: float, slow_s: float) -> None:
         self._fast_s, self._slow_s = fast_s, slow_s
+        self._fast_step, self._slow_step = 1.0 / fast_s, 1.0 / slow_s
         self._fast = self._slow = 0.0
         self._at = 0.0
 
     def observe(self, now: float) -> None:
         """One request came."""
-        fast, slow = self.rates(now)
-        self._fast = fast + 1.0 / self._fast_s
-        self._slow = slow + 1.0 / self._slow_s
+        passed = now - self._at
+        if passed > 0.0:
+            self._fast *= math.exp(-passed / self._fast_s)
+            self._slow *= math.exp(-passed / self._slow_s)
+        self._fast += self._fast_step
+        self._slow += self._slow_step
         self._at = now
 
     def rates(self, now: float) -> tuple[float, float]:

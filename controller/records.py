@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 from typing import Any
+from zlib import crc32
 
 from controller.types import Choice, DecisionRecord, TicketId
 
 _SLACK = 64
+_HASHES = 2**32
 
 
 class RecordLog:
-    """Where ended tickets leave their record. Bounded: a writer that is late loses the oldest; the loss is counted."""
+    """Where ended tickets leave their record. Bounded: a writer that is late loses the oldest; the loss is counted.
 
-    def __init__(self, recent: int, pending: int) -> None:
+    Of a ``share`` below 1, only so many tickets have one (see :attr:`ControlSettings.record_share`).
+    """
+
+    def __init__(self, recent: int, pending: int, share: float = 1.0) -> None:
         self._recent: deque[DecisionRecord] = deque()
         """At least those to be kept. What is beyond is let go many at a time, which is much cheaper than one by one
         while requests are served."""
@@ -25,6 +30,14 @@ class RecordLog:
         """Records that were never drained."""
         self.written = 0
         """Records in all."""
+        self.spared = 0
+        """Tickets that ended without one, because they were not among the share that is recorded."""
+        self._everything = share >= 1.0
+        self._below = share * _HASHES
+
+    def wants(self, ticket: TicketId) -> bool:
+        """Whether this ticket is among those that are recorded; the same in every run."""
+        return self._everything or crc32(ticket.encode("utf-8", "surrogatepass")) < self._below
 
     def add(self, record: DecisionRecord) -> None:
         """One ticket has ended."""

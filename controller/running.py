@@ -25,9 +25,11 @@ class Running:
         elif not state.resuming:
             return
         state.resuming = False
-        worker = worker_of(state)
-        read = min(state.work, round(self._prompt_work * (state.prompt_tokens + state.output_tokens)))
-        state.work -= read
+        worker, work = state.worker or worker_of(state), state.work
+        read = round(self._prompt_work * (state.prompt_tokens + state.output_tokens))
+        if read > work:
+            read = work
+        state.work = work - read
         self._fleet.progress(worker, read, -read, now)
         if worker.errors:
             self._fleet.succeeded(worker, now)
@@ -40,19 +42,20 @@ class Running:
         if state.first_token_at is None or state.resuming:
             self.first_token(state, now)
         state.output_tokens = total
-        if total >= state.expected_output:
+        left = state.expected_output - total
+        if left <= 0:
             # An answer that outgrows its expectation is expected to double (S³, Jin et al., NeurIPS'23).
             limit = state.ticket.max_tokens
             state.expected_output = 2 * total if limit is None else max(total, min(2 * total, limit))
-        left = state.expected_output - total
-        worker = worker_of(state)
+            left = state.expected_output - total
+        worker = state.worker or worker_of(state)
         self._fleet.progress(worker, new, left - state.work, now)
         state.work = left
         self._fairness.decoded(worker.pool.name, state.group, new)
 
     def finish(self, state: TicketState, usage: Usage | None, now: float) -> None:
         """The answer is complete."""
-        worker = worker_of(state)
+        worker = state.worker or worker_of(state)
         if usage is not None:
             self.tokens(state, usage.output_tokens, now)
             if state.first_token_at is None or state.resuming:

@@ -86,10 +86,18 @@ class ControlSettings:
     """Decision records kept for the operator."""
     pending_records: int = 100_000
     """Records kept for a writer that is late; older ones are dropped and counted."""
+    record_share: float = 1.0
+    """Share of the requests, in [0, 1], of which a decision record is made at all. A hash of the ticket id says which,
+    so that every policy is recorded on the same ones. Decisions, counters and limits are the same whatever it is. For
+    simulation only: a gateway writes one record a request, with its propensity, and no configuration can set this."""
     tenants: Mapping[Tenant, TenantSpec] = field(default_factory=dict)
     """Tenants with settings of their own."""
     quota: Quota = UNLIMITED
     """What each of the others may take."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.record_share <= 1.0:
+            raise ValueError(f"record_share is a share of all requests, from 0 to 1, not {self.record_share}")
 
     def tenant(self, name: Tenant) -> TenantSpec:
         """The tenant's settings, or the defaults."""

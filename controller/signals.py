@@ -10,7 +10,6 @@ from controller.types import Scores
 __all__ = ["Signals"]
 
 _NAMES = {signal: signal.value for signal in Signal}
-_SCORED, _FALLBACK, _SKIPPED = Outcome.SCORED, Outcome.FALLBACK, Outcome.SKIPPED
 
 
 class Signals:
@@ -19,20 +18,27 @@ class Signals:
     def __init__(self, tier: TierStage, order: OrderStage, tally: Tally) -> None:
         self._tally = tally
         self.needs = tier.needs | order.needs
-        for signal in sorted(self.needs):
+        needs = sorted(self.needs)
+        for signal in needs:
             tally.expect("score", signal.value)
+        self._scored = {signal: tally.counter("score", signal.value, Outcome.SCORED) for signal in needs}
+        self._skipped = {signal: tally.counter("score", signal.value, Outcome.SKIPPED) for signal in needs}
 
     def want(self, state: TicketState, wanted: frozenset[Signal]) -> None:
         """These are asked for; the others are not worth it."""
         state.wanted = wanted
-        for signal in self.needs - wanted:
-            self._tally.count("score", _NAMES[signal], _SKIPPED)
+        for signal, skipped in self._skipped.items():
+            if signal not in wanted:
+                skipped.times += 1
 
     def came(self, state: TicketState, scores: Scores | None, why: str) -> None:
         """The scores, or ``None`` and why there will be none."""
         for signal in state.wanted:
             lacks = why if scores is None else None if _has(scores, signal) else "no_prediction"
-            self._tally.count("score", _NAMES[signal], _SCORED if lacks is None else _FALLBACK, lacks)
+            if lacks is None:
+                self._scored[signal].times += 1
+            else:
+                self._tally.count("score", _NAMES[signal], Outcome.FALLBACK, lacks)
         state.wanted = NO_SIGNALS
         if scores is not None:
             state.scores = scores
@@ -43,7 +49,7 @@ class Signals:
     def spare(self, state: TicketState) -> None:
         """The ticket is sent before they came."""
         for signal in state.wanted:
-            self._tally.count("score", _NAMES[signal], _SKIPPED)
+            self._skipped[signal].times += 1
         state.wanted = NO_SIGNALS
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from controller.members import PoolState, WorkerState
 from controller.protocols import Signal
-from controller.types import Choice, DecisionRecord, Result, Scores, Task, Ticket, Usage, WorkerName
+from controller.types import Choice, DecisionRecord, PoolName, Result, Scores, Task, Ticket, Usage, WorkerName
 from controller.view import TicketView
 
 
@@ -49,6 +49,7 @@ class TicketState:
         "output_tokens",
         "pool",
         "prompt_tokens",
+        "recorded",
         "requeued_at",
         "resuming",
         "scores",
@@ -67,9 +68,11 @@ class TicketState:
         ticket: Ticket,
         serial: int,
         now: float,
-        ladder: tuple[PoolState, ...],
+        ladder: tuple[PoolName, ...],
         candidates: tuple[PoolState, ...],
         prompt_tokens: int,
+        *,
+        recorded: bool = True,
     ) -> None:
         self.ticket = ticket
         self.generates = ticket.needs.task is _GENERATE
@@ -87,6 +90,8 @@ class TicketState:
         """Signals that were asked for and have neither come nor been given up."""
         self.unranked: str | None = None
         """Why it has no length rank, if one was asked for."""
+        self.recorded = recorded
+        """Whether its choices are noted, for a record of it."""
         self.choices: list[Choice] = []
         self.expires_at = math.inf
         self.pool: PoolState | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -27,7 +27,7 @@ class Pinned:
         return cls()
 
     def choose(self, context: TierContext) -> Choice:
-        return Choice("tier", self.name, context.pools[0], tuple([Alternative(pool, None) for pool in context.pools]))
+        return Choice("tier", self.name, context.pools[0], _unscored(context))
 
 
 class StaticOptions(Options):
@@ -71,9 +71,7 @@ class Static:
         wanted = self._options.pool or max(context.ladder, key=lambda name: context.view.pool(name).tier)
         chosen = wanted if wanted in context.pools else _nearest(context, wanted)
         fallback = None if chosen == wanted else "not_eligible"
-        return Choice(
-            "tier", self.name, chosen, tuple([Alternative(pool, None) for pool in context.pools]), fallback=fallback
-        )
+        return Choice("tier", self.name, chosen, _unscored(context), fallback=fallback)
 
     def _draw(self, context: TierContext, weights: Mapping[PoolName, float]) -> Choice:
         shares = [max(0.0, weights.get(pool, 0.0)) for pool in context.pools]
@@ -81,15 +79,13 @@ class Static:
         fallback = None
         if not total:
             shares, total, fallback = [1.0] * len(shares), float(len(shares)), "not_eligible"
-        position = int(context.random.choice(len(shares), p=[share / total for share in shares]))
-        alternatives = tuple(
-            [Alternative(pool, share / total) for pool, share in zip(context.pools, shares, strict=True)]
-        )
+        weighed = [share / total for share in shares]
+        position = int(context.random.choice(len(shares), p=weighed))
         return Choice(
             "tier",
             self.name,
             context.pools[position],
-            alternatives,
+            _scored(context, weighed),
             propensity=shares[position] / total,
             fallback=fallback,
         )
@@ -125,15 +121,16 @@ class Threshold:
 
     def choose(self, context: TierContext) -> Choice:
         chosen, shortest, best_tier, best_wait = "", "", -1, math.inf
-        alternatives = []
-        view, pools, options = context.view, context.pools, self._options
+        alternatives: list[Alternative] = []
+        view, pools, options, recorded = context.view, context.pools, self._options, context.recorded
         for name in context.ladder:
             pool = view.pool(name)
             wait = pool.expected_wait_s
             self._cross(name, wait, options.waits_s.get(name, options.wait_s))
             able, left = name in pools, name in self._left
-            why = "" if able and not left else "over its limit" if able else "not eligible"
-            alternatives.append(Alternative(name, -wait, able, why))
+            if recorded:
+                why = "" if able and not left else "over its limit" if able else "not eligible"
+                alternatives.append(Alternative(name, -wait, able, why))
             if able and not left and pool.spec.tier > best_tier:
                 chosen, best_tier = name, pool.spec.tier
             if able and (wait < best_wait or not shortest):
@@ -183,8 +180,7 @@ class Router:
         quality, view = context.scores.quality, context.view
         values = [self._value(context, view.pool(name), quality) for name in context.pools]
         chosen = context.pools[values.index(max(values))]
-        alternatives = [Alternative(name, value) for name, value in zip(context.pools, values, strict=True)]
-        return Choice("tier", self.name, chosen, tuple(alternatives))
+        return Choice("tier", self.name, chosen, _scored(context, values))
 
     def _value(self, context: TierContext, pool: PoolView, quality: Mapping[PoolName, float]) -> float:
         spec, output = pool.spec, expected_output(context, pool)
@@ -193,6 +189,18 @@ class Router:
         if self._options.wait_usd_per_s:
             value -= self._options.wait_usd_per_s * min(pool.expected_wait_s, 1e6)
         return value
+
+
+def _unscored(context: TierContext) -> tuple[Alternative, ...]:
+    """The pools that could serve, for the record."""
+    return tuple([Alternative(pool, None) for pool in context.pools]) if context.recorded else ()
+
+
+def _scored(context: TierContext, scores: Sequence[float]) -> tuple[Alternative, ...]:
+    """The same with what each is worth to the stage."""
+    if not context.recorded:
+        return ()
+    return tuple([Alternative(pool, score) for pool, score in zip(context.pools, scores, strict=True)])
 
 
 def stand_in(choice: Choice, reason: str) -> Choice:

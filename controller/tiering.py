@@ -21,6 +21,8 @@ class Tiering:
         self._tally = tally
         self._random = np.random.default_rng(seed)
         tally.expect("tier", stage.name)
+        self._scored = tally.counter("tier", stage.name, Outcome.SCORED)
+        self._skipped = tally.counter("tier", stage.name, Outcome.SKIPPED)
 
     def context(
         self, state: TicketState, scores: Scores | None, why: str | None, view: FleetView, now: float
@@ -32,10 +34,11 @@ class Tiering:
             scores,
             why,
             view,
-            tuple([pool.spec.name for pool in state.ladder]),
+            state.ladder,
             _able(state),
             now,
             self._random,
+            state.recorded,
         )
 
     def choose(self, state: TicketState, why: str | None, view: FleetView, now: float) -> PoolState:
@@ -46,22 +49,25 @@ class Tiering:
             choice = Choice("tier", "pinned", context.pools[0])
         else:
             choice = self._stage.choose(context)
-            outcome = Outcome.SCORED if choice.fallback is None else Outcome.FALLBACK
-            self._tally.count("tier", self._stage.name, outcome, choice.fallback)
-        state.choices.append(choice)
+            if choice.fallback is None:
+                self._scored.times += 1
+            else:
+                self._tally.count("tier", self._stage.name, Outcome.FALLBACK, choice.fallback)
+        if state.recorded:
+            state.choices.append(choice)
         for pool in state.candidates:
-            if pool.spec.name == choice.chosen:
+            if pool.name == choice.chosen:
                 return pool
         raise ControlError(f"tier {self._stage.name} chose {choice.chosen!r}, which cannot serve {state.ticket.id!r}")
 
     def skip(self) -> None:
         """There was nothing to choose."""
-        self._tally.count("tier", self._stage.name, Outcome.SKIPPED)
+        self._skipped.times += 1
 
 
 def _able(state: TicketState) -> tuple[PoolName, ...]:
     """Candidates with a ready worker; else with one alive; else with any at all; else all."""
-    ready = tuple([pool.spec.name for pool in state.candidates if pool.ready])
+    ready = tuple([pool.name for pool in state.candidates if pool.ready])
     if ready:
         return ready
     alive = [pool for pool in state.candidates if pool.alive]

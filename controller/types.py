@@ -7,7 +7,7 @@ Units everywhere: times are seconds on the caller's monotonic clock, sizes are t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from controller.values import swift
@@ -65,6 +65,10 @@ class Needs:
         return self.task is Task.GENERATE
 
 
+PLAIN = Needs()
+"""Those of text generation and nothing else, as most requests have them."""
+
+
 @swift
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -82,7 +86,7 @@ class Ticket:
     prompt_chars: int = 0
     prompt_tokens: int | None = None
     max_tokens: int | None = None
-    needs: Needs = field(default_factory=Needs)
+    needs: Needs = PLAIN
     prefix: tuple[int, ...] = ()
     deadline: float | None = None
     priority: int = 0

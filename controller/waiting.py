@@ -60,7 +60,8 @@ class WaitingRoom:
         state.stand = _QUEUED
         state.pool = pool
         group = state.group = self._fairness.group(ticket.tenant)
-        state.prompt_tokens = pool.prompt.count(ticket)
+        counted = ticket.prompt_tokens
+        state.prompt_tokens = pool.prompt.count(ticket) if counted is None else counted
         if not keep_key:
             state.key = self._order.key(OrderContext(ticket, state.submitted_at, state.scores))
         self._account(state, pool)
@@ -117,8 +118,10 @@ class WaitingRoom:
 
     def next_at(self) -> float | None:
         """When the next ticket becomes overdue or expires."""
-        firsts = (self._open.next_at(), self.limits.next_at())
-        return min((first for first in firsts if first is not None), default=None)
+        overdue, expires = self._open.next_at(), self.limits.next_at()
+        if overdue is None or expires is None:
+            return expires if overdue is None else overdue
+        return min(overdue, expires)
 
     def _account(self, state: TicketState, pool: PoolState) -> None:
         if not state.continued:
