@@ -95,6 +95,22 @@ class VllmClient:
             raise ProtocolError(f"{self._url}/tokenize answered without tokens and their count")
         return Tokenized(answer["count"], _integer(answer.get("max_model_len")), tuple(tokens))
 
+    async def sleep(self, level: int = 1) -> None:
+        """Abort what runs and give the GPU's memory up: level 1 keeps the weights in main memory, 2 drops them.
+
+        This, :meth:`wake` and :meth:`asleep` need a server started with ``--enable-sleep-mode`` and
+        ``VLLM_SERVER_DEV_MODE=1``; others answer 404.
+        """
+        await self._call(b"POST", f"/sleep?level={level}&mode=abort")
+
+    async def wake(self) -> None:
+        """Take the memory again; the server answers when it is awake."""
+        await self._call(b"POST", "/wake_up")
+
+    async def asleep(self) -> bool:
+        """Whether it sleeps."""
+        return bool((await self._json(b"GET", "/is_sleeping")).get("is_sleeping"))
+
     async def _call(self, method: bytes, path: str, body: bytes = b"", more: Sequence[Header] = ()) -> bytes:
         headers = (*self._headers, *more, *_JSON) if body else (*self._headers, *more)
         async with self._client.stream(

@@ -110,8 +110,8 @@ def page(model: str, profile: Profile, state: EngineState, totals: EngineTotals,
     name = "vllm:engine_sleep_state"
     series(name, "gauge", (_sample(name, value, {**labels, "sleep_state": level}) for level, value in sleep.items()))
     plain("vllm:kv_cache_usage_perc", "gauge", state.kv_usage)
-    plain("vllm:prefix_cache_queries", "counter", 0)
-    plain("vllm:prefix_cache_hits", "counter", 0)
+    plain("vllm:prefix_cache_queries", "counter", state.prefix_queries)
+    plain("vllm:prefix_cache_hits", "counter", state.prefix_hits)
     plain("vllm:num_preemptions", "counter", totals.preemptions)
     plain("vllm:prompt_tokens", "counter", totals.prefill_tokens)
     plain("vllm:generation_tokens", "counter", totals.output_tokens)

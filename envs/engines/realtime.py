@@ -102,6 +102,28 @@ class RealTimeEngine:
         self.engine.cancel(stream.id)
         self._pump()
 
+    def warm(self) -> None:
+        """Have everything compiled that the engine runs on: the first request shall not wait for that."""
+        twin = SimEngine(self.engine.profile, policy=self.engine.policy, stream=True)
+        twin.submit(EngineRequest("finished", 1, 2))
+        twin.submit(EngineRequest("cancelled", 1, 2, arrival=60.0))
+        twin.advance(60.0)
+        twin.cancel("cancelled")
+        twin.next_event_at()
+        twin.state()
+
+    def sleep(self, level: int = 1) -> None:
+        """Abort everything and fall asleep; see :meth:`SimEngine.sleep`."""
+        self._pump()
+        self.engine.sleep(level)
+        self._pump()
+
+    def wake(self) -> None:
+        """Begin to wake up; see :meth:`SimEngine.wake`."""
+        self._pump()
+        self.engine.wake()
+        self._pump()
+
     def close(self) -> None:
         """Abort everything and stop the timer."""
         for stream in list(self._streams.values()):

@@ -51,6 +51,8 @@ class VllmOptions:
 
     With a number given, the model runs in the engine's own process: no third one is started, and none spins on shared
     memory while another needs the core."""
+    sleep_mode: bool = False
+    """Serve ``/sleep`` and ``/wake_up``, which anybody may then call; vLLM sleeps on GPUs only."""
     extra: tuple[str, ...] = ()
     """Further arguments, as on the command line."""
 
@@ -70,7 +72,9 @@ def command(options: VllmOptions) -> list[str]:
         *("--model", str(options.model), "--served-model-name", options.served_name),
         *("--host", options.host, "--port", str(options.port)),
         *("--max-num-seqs", str(options.max_num_seqs), "--max-model-len", str(options.max_model_len)),
-        *("--scheduling-policy", policy, *(["--enforce-eager"] if options.eager else []), *options.extra),
+        *("--scheduling-policy", policy, *(["--enforce-eager"] if options.eager else [])),
+        *(["--enable-sleep-mode"] if options.sleep_mode else []),
+        *options.extra,
     ]
 
 
@@ -82,6 +86,8 @@ def environment(base: Mapping[str, str], options: VllmOptions) -> dict[str, str]
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if options.sleep_mode:
+        kept["VLLM_SERVER_DEV_MODE"] = "1"
     if options.threads is not None:
         kept |= {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",

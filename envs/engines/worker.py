@@ -12,11 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import orjson
 
 from envs.engines import exposition, generation, tokenizer
-from envs.engines.base import EventKind
+from envs.engines.base import EnginePhase, EventKind
 from envs.engines.bodies import DetokenizeBody, TokenizeBody
 from envs.engines.generation import ApiError, Generation, Limits
 from envs.engines.realtime import RealTimeEngine, Stream
@@ -56,6 +57,7 @@ _NOT_SIMULATED: Final = frozenset(
     }
 )
 _WITHOUT: Final = "it has no model, so it makes up neither vectors nor scores, and speaks OpenAI's two older APIs only"
+_LOOK_S: Final = 0.005
 _BUSY: Final = (
     "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 )
@@ -69,6 +71,7 @@ class SimWorker:
     """The application. ``model`` is the name it serves under; the profile's own by default.
 
     ``max_num_queued_reqs`` bounds the requests in flight, running and waiting, above which it answers 503.
+    ``sleep_mode`` adds the endpoints that vLLM has with ``--enable-sleep-mode`` and ``VLLM_SERVER_DEV_MODE=1``.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class SimWorker:
         model: str | None = None,
         policy: SchedulingPolicy = SchedulingPolicy.FCFS,
         max_num_queued_reqs: int | None = None,
+        sleep_mode: bool = False,
     ) -> None:
         self.profile = profile
         self.answerer = answerer
@@ -102,6 +106,12 @@ class SimWorker:
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
         }
+        if sleep_mode:
+            self._routes |= {
+                ("POST", "/sleep"): self._sleep,
+                ("POST", "/wake_up"): self._wake,
+                ("GET", "/is_sleeping"): self._is_sleeping,
+            }
 
     @property
     def engine(self) -> RealTimeEngine:
@@ -119,6 +129,7 @@ class SimWorker:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        self.engine.warm()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if self._realtime is not None:
@@ -195,6 +206,33 @@ class SimWorker:
         except ValueError as error:
             raise generation.bad_request(str(error), "tokens") from error
         await _respond(send, orjson.dumps({"prompt": text}))
+
+    # ------------------------------------------------------------------ sleep
+
+    async def _sleep(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        level = query.get("level", ["1"])[-1]
+        if level not in ("0", "1", "2"):
+            raise ApiError(
+                HTTPStatus.BAD_REQUEST, f"level must be 0, 1 or 2, not {level!r}", "Bad Request", "query.level"
+            )
+        if not self._sleeps() and level != "0":
+            self.engine.sleep(int(level))
+            await asyncio.sleep(self.profile.sleep_s)
+        await _respond(send, orjson.dumps({"status": "sleeping", "level": int(level)}))
+
+    async def _wake(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._sleeps():
+            self.engine.wake()
+        while self.engine.state().phase is not EnginePhase.READY:
+            await asyncio.sleep(_LOOK_S)
+        await _respond(send, orjson.dumps({"status": "awake", "tags": None}))
+
+    async def _is_sleeping(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _respond(send, orjson.dumps({"is_sleeping": self._sleeps()}))
+
+    def _sleeps(self) -> bool:
+        return self.engine.state().phase is EnginePhase.SLEEPING
 
     # ------------------------------------------------------------------ generation
 

@@ -96,3 +96,25 @@ def test_an_unreachable_server_is_an_error_not_an_answer() -> None:
 def test_tokenize_wants_exactly_one_kind_of_prompt() -> None:
     with pytest.raises(ValueError, match="either"):
         ask(worker, lambda v: v.tokenize("m"))
+
+
+def test_sleep_and_wake_are_asked_as_vllm_has_them() -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def handler(exchange: Exchange) -> None:
+        asked.append((exchange.method, exchange.path))
+        await exchange.reply_json({"is_sleeping": len(asked) == 2})
+
+    async def night(vllm: VllmClient) -> tuple[bool, bool]:
+        await vllm.sleep(2)
+        before = await vllm.asleep()
+        await vllm.wake()
+        return before, await vllm.asleep()
+
+    assert ask(handler, night) == (True, False)
+    assert asked == [
+        ("POST", "/sleep?level=2&mode=abort"),
+        ("GET", "/is_sleeping"),
+        ("POST", "/wake_up"),
+        ("GET", "/is_sleeping"),
+    ]

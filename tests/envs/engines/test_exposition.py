@@ -20,7 +20,7 @@ def sample_page() -> str:
     statistics.first_token(0.03)
     statistics.more_tokens(4, 0.1)
     statistics.ended("stop", 0.9, prompt=7, produced=5, max_tokens=16, decode=0.8)
-    state = EngineState(at=1.0, running=3, waiting=2, kv_usage=0.25, preemptions=1)
+    state = EngineState(at=1.0, running=3, waiting=2, kv_usage=0.25, preemptions=1, prefix_queries=60, prefix_hits=48)
     return page('a "model"', profile(), state, EngineTotals(9, 70, 50, 1), statistics)
 
 
@@ -28,6 +28,7 @@ def test_the_gateways_own_parser_reads_it() -> None:
     read = parse(sample_page())
     assert (read.running, read.waiting, read.kv_usage, read.preemptions) == (3, 2, 0.25, 1)
     assert (read.prompt_tokens, read.generation_tokens) == (70, 50)
+    assert (read.prefix_queries, read.prefix_hits) == (60, 48)
 
 
 def test_prometheus_reads_it() -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def test_the_command_starts_the_module_with_priority_scheduling() -> None:
     assert words[-2:] == ["--dtype", "float32"]
     fcfs = command(VllmOptions(Path("weights"), "small", 8001, priority_scheduling=False))
     assert fcfs[fcfs.index("--scheduling-policy") + 1] == "fcfs"
+
+
+def test_sleep_mode_takes_an_option_and_a_variable() -> None:
+    sleepy = replace(OPTIONS, sleep_mode=True)
+    assert "--enable-sleep-mode" in command(sleepy)
+    assert environment({}, sleepy)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "--enable-sleep-mode" not in command(OPTIONS)
+    assert "VLLM_SERVER_DEV_MODE" not in environment({}, OPTIONS)
 
 
 def test_the_environment_is_offline_and_without_what_breaks_vllm() -> None:

@@ -247,6 +247,19 @@ def test_only_json_is_read() -> None:
     assert (answer.status, answer.json["error"]["type"]) == (400, "Bad Request")
 
 
+def test_sleep_mode_is_there_only_if_it_is_asked_for() -> None:
+    async def night(app: SimWorker) -> list[Any]:
+        told = [await call(app, "GET", "/is_sleeping"), await call(app, "POST", "/sleep")]
+        told += [await call(app, "GET", "/is_sleeping"), await call(app, "POST", "/wake_up")]
+        return [answer.json for answer in [*told, await call(app, "GET", "/is_sleeping")]]
+
+    awake, sleeping = {"is_sleeping": False}, {"is_sleeping": True}
+    asleep, woken = {"status": "sleeping", "level": 1}, {"status": "awake", "tags": None}
+    napping = worker(profile(sleep_s=0.01, wake_s=0.01), sleep_mode=True)
+    assert run(night(napping)) == [awake, asleep, sleeping, woken, awake]
+    assert {answer["error"]["code"] for answer in run(night(worker()))} == {404}
+
+
 def test_lifespan_ends_what_runs() -> None:
     async def stop() -> tuple[int, list[str]]:
         app = worker(profile())
