@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 
@@ -22,10 +21,10 @@ from cli.missing import data_dir, fail
 from cli.report import Report
 from envs.engines.replay import closed_loop, replay
 from predictors.artifact import ArtifactExists, DataSource
-from predictors.intervals import bootstrap
 from predictors.latency.card import write_profile
+from predictors.latency.judgement import errors_with_intervals
 from predictors.latency.ladder import CLOSED_LOOPS_8B, START_1B, START_8B, scaled_32b
-from predictors.latency.measurements import ClosedLoop, Latencies, Measurements, read_measurements, signed_errors
+from predictors.latency.measurements import ClosedLoop, read_measurements
 from predictors.latency.model import Profile
 from predictors.latency.train import ProfileFitter
 from predictors.types import Interval
@@ -49,21 +48,6 @@ class Plan:
 
 
 PLANS = (Plan(START_1B, "m1b_conv_r10", "m1b_conv_r25"), Plan(START_8B, "m8b_conv_r4", "m8b_conv_r8", CLOSED_LOOPS_8B))
-
-
-def errors_with_intervals(simulated: Latencies, load: Measurements, seed: int) -> dict[str, Interval]:
-    """Signed relative error of every statistic, the requests resampled."""
-    measured = load.measured
-    rows = np.arange(len(load))
-
-    def errors(drawn: np.ndarray, name: str) -> float:
-        def pick(latencies: Latencies) -> Latencies:
-            return Latencies(latencies.ttft[drawn], latencies.e2e[drawn], latencies.itl[drawn])
-
-        return signed_errors(pick(simulated), pick(measured))[name]
-
-    names = signed_errors(simulated, measured)
-    return {name: bootstrap(lambda drawn, n=name: errors(drawn, n), rows, seed=seed, resamples=200) for name in names}
 
 
 def main(
@@ -101,7 +85,7 @@ def _fit_one(plan: Plan, folder: Path, report: Report, seed: int, write: Path | 
     profile = fitter.profile_
     found: dict[str, dict[str, Interval]] = {}
     for role, load in (("fit", fit), ("held_out", held_out)):
-        found[role] = errors_with_intervals(fitter.predict(load), load, seed)
+        found[role] = errors_with_intervals(fitter.predict(load), load.measured, seed)
         report.row({"profile": profile.name, "load": load.name, "split": role}, found[role])
     for loop in plan.closed_loops:
         error = closed_loop(profile, loop).tokens_per_s / loop.tokens_per_s - 1.0

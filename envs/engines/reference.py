@@ -102,7 +102,7 @@ class ReferenceEngine:
         self.profile = profile
         self.policy = policy
         self._steady = StepTiming.of(profile)
-        self._now = self._clock = self._visible = self._ready_at = self._slow_until = to_ps(now)
+        self._now = self._clock = self._visible = self._ready_at = self._slow_until = self._started = to_ps(now)
         self._phase = EnginePhase.READY
         self._wake_s = profile.wake_s
         self._end: int | None = None
@@ -236,7 +236,7 @@ class ReferenceEngine:
     def _settle_phase(self) -> None:
         if self._phase in (EnginePhase.STARTING, EnginePhase.WAKING) and self._now >= self._ready_at:
             self._phase = EnginePhase.READY
-            self._clock = max(self._clock, self._ready_at)
+            self._started = self._clock = max(self._clock, self._ready_at)
 
     def _abort_all(self) -> None:
         for request_id in list(self._known):
@@ -279,23 +279,24 @@ class ReferenceEngine:
                 self._clock = self._now
                 return False
             self._phase = EnginePhase.READY
-            self._clock = max(self._clock, self._ready_at)
+            self._started = self._clock = max(self._clock, self._ready_at)
         self._take_arrivals()
         if not self._running and not self._waiting:
             at = min((item.entry for item in self._coming), default=self._now)
-            self._clock = min(max(self._clock, at), self._now)
+            self._started = self._clock = min(max(self._clock, at), self._now)
             return at < self._now
         decoding = self._schedule()
         prefill = sum(tokens for item, tokens in self._scheduled.items() if item not in decoding)
         context = sum(item.length for item in decoding)
         slow = self._clock < self._slow_until
         timing = self._steady.scaled(self.profile.warm_up_factor) if slow else self._steady
-        self._end = self._clock + timing.step(prefill, len(decoding), context)
+        self._started, self._end = self._clock, self._clock + timing.step(prefill, len(decoding), context)
         return True
 
     def _take_arrivals(self) -> None:
-        arrived = [item for item in self._coming if item.entry <= self._clock]
-        self._coming = [item for item in self._coming if item.entry > self._clock]
+        known_by = self._started if self.profile.async_scheduling else self._clock
+        arrived = [item for item in self._coming if item.entry <= known_by]
+        self._coming = [item for item in self._coming if item.entry > known_by]
         self._waiting = sorted(self._waiting + arrived, key=lambda item: item.order)
 
     def _schedule(self) -> list[_Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,15 @@ from predictors.latency.measurements import (
 )
 from predictors.latency.model import Profile
 
-_STEP_CONSTANTS = CONSTANTS[:5]
+Ints = NDArray[np.int64]
+
+_STEP_CONSTANTS = CONSTANTS[:7]
 
 
 class StepLedger:
     """An engine's runs, step by step: when each ended, when its tokens were seen, and what it was made of.
 
-    ``parts`` is (n, 5): by how much each step grows with each of a, b, c, d and the eager floor.
+    ``parts`` is (n, 7): by how much each step grows with each of the step's constants.
     """
 
     def __init__(self, runs: Sequence[StepRun], timing: StepTiming) -> None:
@@ -41,44 +44,79 @@ class StepLedger:
         ends = starts + first + growth * k
         self.starts, self.ends = starts / PS_PER_S, ends / PS_PER_S
         self.visible = np.maximum.accumulate(ends + timing.token_overhead * self.tokens) / PS_PER_S
-        ones, zeros = np.ones(len(start)), np.zeros(len(start))
-        self.parts = np.stack([ones, prefill, batch, context + batch * k, zeros], axis=1).astype(np.float64)
-        eager = (prefill > 0) & (prefill + batch > timing.graph_tokens) & (ends - starts <= timing.eager_floor)
-        self.parts[eager] = (0.0, 0.0, 0.0, 0.0, 1.0)
+        self.parts = _parts(timing, ends - starts, prefill, batch, context + batch * k)
 
     def parts_until(self, times: Floats) -> Floats:
-        """Sum of parts (m, 5) up to each time; of a step in progress, the share that has passed."""
+        """Sum of parts (m, 7) up to each time; of a step in progress, the share that has passed."""
         moments = np.stack([self.starts, self.ends], axis=1).ravel()
         sums = np.cumsum(self.parts, axis=0)
         before = np.stack([sums - self.parts, sums], axis=1).reshape(-1, self.parts.shape[1])
         return np.stack([np.interp(times, moments, column) for column in before.T], axis=1)
 
 
+def _parts(timing: StepTiming, durations: Ints, prefill: Ints, batch: Ints, context: Ints) -> Floats:
+    """By how much each step grows with each of :data:`_STEP_CONSTANTS`: a floor that is reached is all of its step."""
+    ones, zeros = np.ones(len(prefill)), np.zeros(len(prefill))
+    seen = timing.b * prefill > timing.overlap
+    parts = np.stack([ones, prefill * seen, batch, context, zeros, -1.0 * seen, zeros], axis=1).astype(np.float64)
+    for column, floor, within in (
+        (4, timing.eager_floor, prefill + batch > timing.graph_tokens),
+        (6, timing.mixed_floor, prefill + batch <= timing.graph_tokens),
+    ):
+        reached = (prefill > 0) & within & (durations <= floor)
+        parts[reached] = np.eye(len(_STEP_CONSTANTS))[column]
+    return parts
+
+
 def replay(profile: Profile, load: Measurements, *, policy: SchedulingPolicy = SchedulingPolicy.FCFS) -> Simulated:
-    """Send the load's requests at its times to one simulated engine.
+    """Send the load's requests to one simulated engine: at their times, or of a closed loop one after the other.
+
+    A closed loop's client takes as long as it was seen to take between an end and the next request.
 
     Raises:
         ValueError: the profile cannot hold one of the requests.
     """
     engine = SimEngine(profile, policy=policy, log_runs=True)
     count = len(load)
-    for i in range(count):
-        sizes = int(load.prompt_tokens[i]), int(load.output_tokens[i])
-        engine.submit(EngineRequest(str(i), *sizes, arrival=float(load.arrival[i])))
+    arrival = load.arrival.copy()
     first, last = np.full(count, np.nan), np.full(count, np.nan)
+    pauses = _pauses(load)
+    waiting = iter(range(count))
+
+    def send(how_many: int, at: float | None) -> None:
+        for i in islice(waiting, how_many):
+            sizes = int(load.prompt_tokens[i]), int(load.output_tokens[i])
+            arrival[i] = load.arrival[i] if at is None else at + pauses[i]
+            engine.submit(EngineRequest(str(i), *sizes, arrival=float(arrival[i])))
+
+    send(load.concurrency or count, None)
     while (at := engine.next_event_at()) is not None:
-        for event in engine.advance(at + 3600.0):
+        for event in engine.advance(at if load.concurrency else at + 3600.0):
             if event.kind is EventKind.REJECTED:
                 raise ValueError(f"{profile.name}: request {event.id} of {load.name} does not fit max_model_len")
             (first if event.kind is EventKind.FIRST_TOKEN else last)[int(event.id)] = event.at
-    return _explained(StepLedger(engine.runs, StepTiming.of(profile)), profile, load, first, last)
+            if load.concurrency and event.kind is EventKind.FINISHED:
+                send(1, at)
+    ledger = StepLedger(engine.runs, StepTiming.of(profile))
+    return _explained(ledger, profile, arrival, first, last)
 
 
-def _explained(ledger: StepLedger, profile: Profile, load: Measurements, first: Floats, last: Floats) -> Simulated:
+def _pauses(load: Measurements) -> Floats:
+    """How long after an end each request of a closed loop was sent, matched in order; zero of the first, and where
+    nothing was measured."""
+    pauses = np.zeros(len(load))
+    ends = np.sort(load.arrival + load.measured.e2e)
+    if load.concurrency and np.isfinite(ends).all():
+        later = len(load) - load.concurrency
+        pauses[load.concurrency :] = np.clip(load.arrival[load.concurrency :] - ends[: max(later, 0)], 0.0, None)
+    return pauses
+
+
+def _explained(ledger: StepLedger, profile: Profile, arrival: Floats, first: Floats, last: Floats) -> Simulated:
     """A sequence that is never preempted gets one token a step from its first to its last."""
     first_step = np.searchsorted(ledger.visible, first - 1e-11)
     last_step = np.searchsorted(ledger.visible, last - 1e-11)
-    entered = ledger.parts_until(load.arrival + profile.request_overhead_s)
+    entered = ledger.parts_until(arrival + profile.request_overhead_s)
 
     def slopes(steps: NDArray[np.intp]) -> Floats:
         parts = ledger.parts_until(ledger.ends[steps]) - entered
@@ -86,8 +124,9 @@ def _explained(ledger: StepLedger, profile: Profile, load: Measurements, first: 
 
     gaps, gap_slopes = _median_gaps(ledger, first_step, last_step)
     return Simulated(
-        Latencies(first - load.arrival, last - load.arrival, gaps),
+        Latencies(first - arrival, last - arrival, gaps),
         Slopes(slopes(first_step), slopes(last_step), gap_slopes),
+        arrival,
     )
 
 

@@ -91,7 +91,7 @@ class SimEngine:
 
     def _fresh(self, layout: memory.Layout, now: float) -> memory.Memory:
         m = memory.empty(layout)
-        m[memory.NOW] = m[memory.CLOCK] = m[memory.VISIBLE] = m[memory.READY_AT] = to_ps(now)
+        m[memory.NOW] = m[memory.CLOCK] = m[memory.VISIBLE] = m[memory.READY_AT] = m[memory.STARTED] = to_ps(now)
         m[memory.MAX_SEQS] = self.profile.max_num_seqs
         m[memory.MAX_BATCHED_TOKENS] = self.profile.max_num_batched_tokens
         m[memory.BLOCK_SIZE] = self.profile.block_size
@@ -340,6 +340,9 @@ def _set_timing(m: memory.Memory, profile: Profile, slowness: float) -> None:
     timing = StepTiming.of(profile).scaled(slowness)
     for place, steps in ((memory.STEADY, timing), (memory.SLOW, timing.scaled(profile.warm_up_factor))):
         m[place : place + 5] = steps.a, steps.b, steps.c, steps.d, steps.eager_floor
+        more = memory.STEADY_PREFILL if place == memory.STEADY else memory.SLOW_PREFILL
+        m[more : more + 2] = steps.overlap, steps.mixed_floor
+    m[memory.AHEAD] = profile.async_scheduling
     m[memory.GRAPH_TOKENS] = timing.graph_tokens
     m[memory.REQUEST_OVERHEAD] = timing.request_overhead
     m[memory.TOKEN_OVERHEAD] = timing.token_overhead

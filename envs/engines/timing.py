@@ -39,6 +39,8 @@ class StepTiming:
     eager_floor: int
     request_overhead: int
     token_overhead: int
+    overlap: int
+    mixed_floor: int
 
     @classmethod
     def of(cls, profile: Profile) -> StepTiming:
@@ -52,15 +54,20 @@ class StepTiming:
             eager_floor=to_ps(profile.eager_floor_s),
             request_overhead=to_ps(profile.request_overhead_s),
             token_overhead=to_ps(profile.token_overhead_s),
+            overlap=to_ps(profile.overlap_s),
+            mixed_floor=to_ps(profile.mixed_floor_s),
         )
 
     def scaled(self, factor: float) -> StepTiming:
         """Steps that take ``factor`` times as long; what the API server adds stays."""
-        names = ("a", "b", "c", "d", "eager_floor")
+        names = ("a", "b", "c", "d", "eager_floor", "overlap", "mixed_floor")
         return replace(self, **{name: round(getattr(self, name) * factor) for name in names})
 
     def step(self, prefill_tokens: int, decoding: int, context: int) -> int:
         """Duration of one iteration."""
-        ps = self.a + self.b * prefill_tokens + self.c * decoding + self.d * context
-        eager = prefill_tokens > 0 and prefill_tokens + decoding > self.graph_tokens
-        return max(ps, self.eager_floor) if eager else ps
+        prefill = max(self.b * prefill_tokens - self.overlap, 0)
+        ps = self.a + prefill + self.c * decoding + self.d * context
+        if not prefill_tokens:
+            return ps
+        eager = prefill_tokens + decoding > self.graph_tokens
+        return max(ps, self.eager_floor if eager else self.mixed_floor)

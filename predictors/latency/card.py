@@ -31,8 +31,11 @@ def write_profile(
     method: str,
     held_out: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    warning: str | None = None,
 ) -> Manifest:
     """Write ``models/profile/NAME/VERSION``. ``method`` says how the constants were found, for the card.
+
+    ``warning`` marks a profile that is not good enough to be relied on, and says why.
 
     Raises:
         artifact.ArtifactExists: the version exists and ``overwrite`` is false.
@@ -45,12 +48,23 @@ def write_profile(
         features=(),
         data=data,
         metrics=metrics,
-        files={FILE: profile.to_json().encode(), "card.md": card(profile, data, metrics, method).encode()},
+        files={FILE: profile.to_json().encode(), "card.md": _page(profile, data, metrics, method, warning).encode()},
         created=created,
         held_out=held_out,
-        settings={"method": method, "scaled_from": profile.scaled_from},
+        settings={"method": method, "scaled_from": profile.scaled_from, **({"warning": warning} if warning else {})},
         overwrite=overwrite,
     )
+
+
+def _page(
+    profile: Profile,
+    data: Sequence[DataSource],
+    metrics: Mapping[str, Interval | None],
+    method: str,
+    warning: str | None,
+) -> str:
+    page = card(profile, data, metrics, method)
+    return f"> **Not a good fit.** {warning}\n\n{page}" if warning else page
 
 
 def card(profile: Profile, data: Sequence[DataSource], metrics: Mapping[str, Interval | None], method: str) -> str:

@@ -132,6 +132,8 @@ def scale_tensor_parallel(base: Profile, of: Shape, to: Shape, *, gpus: int, eff
         c=base.c * weights / efficiency,
         d=base.d * cache,
         eager_floor_s=base.eager_floor_s * to.layers / of.layers,
+        overlap_s=base.overlap_s * weights,
+        mixed_floor_s=base.mixed_floor_s * to.layers / of.layers,
         cold_start_s=base.cold_start_s * weights,
         sleep_s=base.sleep_s * weights,
         wake_s=base.wake_s * weights,

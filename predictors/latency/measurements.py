@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 COLUMNS: Final = ("arrival", "prompt_tokens", "output_tokens", "ttft", "e2e", "itl_p50")
-CONSTANTS: Final = ("a", "b", "c", "d", "eager_floor_s", "request_overhead_s", "token_overhead_s")
+CONSTANTS: Final = (
+    *("a", "b", "c", "d", "eager_floor_s", "overlap_s", "mixed_floor_s"),
+    *("request_overhead_s", "token_overhead_s"),
+)
 """A profile's constants that are learned; its limits are known from how the server was started."""
 
 
@@ -39,6 +42,8 @@ class Latencies:
         found = {}
         for name, values in (("ttft", self.ttft), ("itl", self.itl), ("e2e", self.e2e)):
             known = values[~np.isnan(values)]
+            if not len(known):
+                known = np.array([np.nan])
             found[f"{name}_mean"] = float(known.mean())
             for q in (50, 90, 99):
                 found[f"{name}_p{q}"] = float(np.percentile(known, q))
@@ -47,7 +52,11 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """An open-loop run: when each request was sent (seconds from the start), its sizes (tokens), and its latencies."""
+    """A run: when each request was sent (seconds from the start), its sizes (tokens), and its latencies.
+
+    An open loop has no ``concurrency``: requests left at their times. In a closed loop, so many were in flight, each
+    followed by the next, in the order of the rows; there ``arrival`` is what was measured, not what was asked for.
+    """
 
     name: str
     arrival: Floats
@@ -56,6 +65,7 @@ class Measurements:
     measured: Latencies
     sha256: str
     """Of the file."""
+    concurrency: int | None = None
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -72,10 +82,14 @@ class Slopes:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What a simulator made of a load. While the schedule stays the same, latencies are linear in the constants."""
+    """What a simulator made of a load. While the schedule stays the same, latencies are linear in the constants.
+
+    ``arrival`` (s) is when each request was sent: of a closed loop, that too is simulated.
+    """
 
     latencies: Latencies
     slopes: Slopes
+    arrival: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +112,10 @@ class ClosedLoop:
 
 
 def signed_errors(simulated: Latencies, measured: Latencies) -> dict[str, float]:
-    """(simulated - measured) / measured of every statistic."""
+    """(simulated - measured) / measured of every statistic; not a number where nothing above zero was measured."""
     truth = measured.statistics()
-    return {name: value / truth[name] - 1.0 for name, value in simulated.statistics().items()}
+    found = simulated.statistics()
+    return {name: found[name] / value - 1.0 if value > 0.0 else np.nan for name, value in truth.items()}
 
 
 def read_measurements(path: Path) -> Measurements:

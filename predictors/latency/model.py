@@ -23,10 +23,13 @@ class Profile:
     """How long an engine takes, what it can hold, and what it costs.
 
     One iteration takes ``a + b·P + c·B + d·S`` seconds: P prefill tokens, B decoding sequences, S the sum of their
-    context lengths (the form of BLIS' black-box model with the attention term added). A prefilling step of more than
-    ``graph_tokens`` tokens runs outside the captured CUDA graphs and takes at least ``eager_floor_s``, the time to
-    launch its kernels. The API server adds ``request_overhead_s`` before a request reaches the engine, and shows a
-    step's tokens ``token_overhead_s`` times the number of those tokens after the step's end.
+    context lengths (the form of BLIS' black-box model with the attention term added). The weights are read while the
+    prompt's products are computed, which hides up to ``overlap_s`` of ``b·P`` (the roofline's knee). A prefilling step
+    of more than ``graph_tokens`` tokens runs outside the captured CUDA graphs and takes at least ``eager_floor_s``, the
+    time to launch its kernels; a smaller one, whose attention alone is launched, at least ``mixed_floor_s``. With
+    ``async_scheduling`` (vLLM's default) a step is put together while the one before it runs, so that a request that
+    arrives during a step joins the step after the next. The API server adds ``request_overhead_s`` before a request
+    reaches the engine, and shows a step's tokens ``token_overhead_s`` times the number of those tokens after its end.
     """
 
     name: str
@@ -54,6 +57,9 @@ class Profile:
     usd_per_hour: float
     graph_tokens: int = 512
     eager_floor_s: float = 0.0
+    overlap_s: float = 0.0
+    mixed_floor_s: float = 0.0
+    async_scheduling: bool = False
     warm_up_s: float = 0.0
     """After a cold start or a crash, seconds in which steps take ``warm_up_factor`` times as long."""
     warm_up_factor: float = 1.0
@@ -70,7 +76,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         overheads = ("request_overhead_s", "token_overhead_s", "eager_floor_s", "cold_start_s", "warm_up_s")
-        for name in ("b", "c", "d", *overheads):
+        for name in ("b", "c", "d", "overlap_s", "mixed_floor_s", *overheads):
             _require(getattr(self, name) >= 0.0, f"{name} must not be negative")
         _require(self.warm_up_factor >= 1.0, "warm_up_factor must be at least 1")
         _require(self.a >= 1e-9, "a must be at least a nanosecond")
@@ -85,9 +91,12 @@ class Profile:
 
     def step_seconds(self, prefill_tokens: int, decoding: int, context: int) -> float:
         """Duration of one iteration."""
-        seconds = self.a + self.b * prefill_tokens + self.c * decoding + self.d * context
-        eager = prefill_tokens > 0 and prefill_tokens + decoding > self.graph_tokens
-        return max(seconds, self.eager_floor_s) if eager else seconds
+        prefill = max(self.b * prefill_tokens - self.overlap_s, 0.0)
+        seconds = self.a + prefill + self.c * decoding + self.d * context
+        if not prefill_tokens:
+            return seconds
+        eager = prefill_tokens + decoding > self.graph_tokens
+        return max(seconds, self.eager_floor_s if eager else self.mixed_floor_s)
 
     def accuracy(self, family: str, level: int) -> float | None:
         """Assumed probability of a right answer at this level (1 = easiest); ``None`` for an unknown family.

@@ -27,6 +27,8 @@ _PRIOR: Final = 0.05
 """Twice or half a constant's start costs as much as a statistic that is off by this times ln 2, so 3.5 %."""
 _LONGEST_STEP: Final = 0.7
 """No constant changes by more than a factor of two in one round."""
+_MEAN_EVERY: Final = 6
+"""Rounds whose mean is where the next ones begin."""
 _SOFT: Final = 0.1
 """Where ``soft_l1`` turns from squares to absolute values."""
 _WEIGHTS: Final = {"ttft": 0.7, "e2e": 1.0, "itl": 0.5}
@@ -83,13 +85,16 @@ class ProfileFitter:
         self.starts = starts
         self.seed = seed
 
-    def fit(self, load: Measurements, closed_loops: Sequence[ClosedLoop] = ()) -> Self:
-        """Fit to an open-loop run, and to the throughput of closed loops where there are any.
+    def fit(self, loads: Measurements | Sequence[Measurements], closed_loops: Sequence[ClosedLoop] = ()) -> Self:
+        """Fit to one run or several, and to the throughput of closed loops of which no more is known.
 
         Raises:
-            ValueError: the start cannot hold a request of the load.
+            ValueError: no load, or the start cannot hold a request of one.
         """
-        objective = _Objective(self, load, closed_loops)
+        runs = (loads,) if isinstance(loads, Measurements) else tuple(loads)
+        if not runs:
+            raise ValueError("there is no load to fit to")
+        objective = _Objective(self, runs, closed_loops)
         rng = np.random.default_rng(self.seed)
         around = rng.normal(0.0, 0.3, size=(self.starts, len(CONSTANTS)))
         around[0] = 0.0
@@ -103,16 +108,24 @@ class ProfileFitter:
         return self.replay(self.profile_, load).latencies
 
     def _descend(self, objective: _Objective, logs: Floats) -> tuple[float, Floats]:
-        """Damped Gauss–Newton from one start; the least cost and the logarithms of the factors that gave it."""
+        """Damped Gauss–Newton from one start; the least cost and the logarithms of the factors that gave it.
+
+        Latencies jump with the schedule, so a round's step is right on average only: rounds walk on with steps that get
+        shorter, and the mean of where they have been is tried too.
+        """
         least, best, damping = math.inf, logs, 1.0
-        for _ in range(self.rounds):
+        trail: list[Floats] = []
+        for number in range(self.rounds):
             residuals, slopes = objective.at(logs)
             cost = _soft_cost(residuals)
             if cost < least:
                 least, best = cost, logs
             else:
-                damping = max(0.7 * damping, 0.1)
+                damping = max(0.8 * damping, 0.1)
+            trail.append(logs)
             logs = logs + damping * _solved(residuals, slopes, logs)
+            if number % _MEAN_EVERY == _MEAN_EVERY - 1:
+                logs = np.mean(trail[-_MEAN_EVERY:], axis=0)
         return least, best
 
     def _scaled(self, logs: Floats) -> Profile:
@@ -153,23 +166,34 @@ def _soft_cost(residuals: Floats) -> float:
 class _Objective:
     """Residuals, and their derivatives by the logarithms of the constants."""
 
-    def __init__(self, fitter: ProfileFitter, load: Measurements, closed_loops: Sequence[ClosedLoop]) -> None:
+    def __init__(
+        self, fitter: ProfileFitter, loads: Sequence[Measurements], closed_loops: Sequence[ClosedLoop]
+    ) -> None:
         self._fitter = fitter
-        self._load = load
+        self._loads = loads
         self._closed_loops = closed_loops
 
     def at(self, logs: Floats) -> tuple[Floats, Floats]:
         """Weighted logarithms of simulated over measured (m,), the prior's at their end, and slopes (m, k)."""
         profile = self._fitter._scaled(logs)
         constants = np.array([getattr(profile, name) for name in CONSTANTS])
-        simulated = self._fitter.replay(profile, self._load)
-        rows = [_requests(simulated, self._load, name) for name in _WEIGHTS]
-        rows += [_statistics(simulated, self._load, name) for name in _WEIGHTS]
+        rows = [row for load in self._loads for row in self._run(profile, load)]
         rows += [self._loop(profile, loop) for loop in self._closed_loops]
         rows.append((_PRIOR * logs, np.diag(_PRIOR / np.where(constants > 0.0, constants, 1.0))))
         residuals = np.concatenate([residuals for residuals, _ in rows])
         slopes = np.concatenate([slopes for _, slopes in rows]) * constants
         return residuals, slopes
+
+    def _run(self, profile: Profile, load: Measurements) -> list[_Rows]:
+        """Of an open loop each request and the statistics; of a closed one, whose requests are alike, means and the
+        median gap: which of them came into a wave's first step is chance."""
+        simulated = self._fitter.replay(profile, load)
+        names = [name for name in _WEIGHTS if _any_known(simulated, load, name)]
+        if load.concurrency is None:
+            requests = [_requests(simulated, load, name) for name in names]
+            return requests + [_statistics(simulated, load, name, _QUANTILES[name]) for name in names]
+        rows = [_statistics(simulated, load, name, () if name in _MEANS else (0.5,)) for name in names]
+        return [(_CLOSED_LOOP_WEIGHT * values, _CLOSED_LOOP_WEIGHT * slopes) for values, slopes in rows]
 
     def _loop(self, profile: Profile, loop: ClosedLoop) -> _Rows:
         seen = self._fitter.closed_loop(profile, loop)
@@ -178,25 +202,32 @@ class _Objective:
 
 
 def _known(simulated: Simulated, load: Measurements, name: str) -> tuple[Floats, Floats, Floats]:
-    """Simulated, measured and slopes of the requests that have this latency in both."""
+    """Simulated, measured and slopes of the requests that have this latency in both.
+
+    Of answers of few tokens that came all at once, the median gap is zero, which has no logarithm.
+    """
     ours, truth = getattr(simulated.latencies, name), getattr(load.measured, name)
-    known = ~(np.isnan(ours) | np.isnan(truth))
+    known = (ours > 0.0) & (truth > 0.0)
     return ours[known], truth[known], getattr(simulated.slopes, name)[known]
+
+
+def _any_known(simulated: Simulated, load: Measurements, name: str) -> bool:
+    return len(_known(simulated, load, name)[0]) > 0
 
 
 def _requests(simulated: Simulated, load: Measurements, name: str) -> _Rows:
     """Each request, weighted so that a run counts alike whatever its length."""
     ours, truth, slopes = _known(simulated, load, name)
-    weight = _WEIGHTS[name] / np.sqrt(len(ours))
+    weight = _WEIGHTS[name] / np.sqrt(max(len(ours), 1))
     return weight * np.log(ours / truth), weight * slopes / ours[:, None]
 
 
-def _statistics(simulated: Simulated, load: Measurements, name: str) -> _Rows:
+def _statistics(simulated: Simulated, load: Measurements, name: str, quantiles: Sequence[float]) -> _Rows:
     """Quantiles and, where it is a target, the mean."""
     ours, truth, slopes = _known(simulated, load, name)
     order = np.argsort(ours, kind="stable")
     values, derivatives, targets = [], [], []
-    for q in _QUANTILES[name]:
+    for q in quantiles:
         position = q * (len(ours) - 1)
         low, share = int(position), position - int(position)
         pair = order[[low, min(low + 1, len(ours) - 1)]]

@@ -31,7 +31,6 @@ from envs.engines.kernel.memory import (
     STREAM,
     TAG,
     USED,
-    WAITING_COUNT,
     Memory,
 )
 from predictors.compiled import borrowed, compiled
@@ -132,4 +131,4 @@ def gauges(memory: Memory) -> tuple[int, int, float, int, int, int, int]:
     core.settle(m)
     running = m[DECODING_COUNT] + m[FILLING_COUNT] + (m[PARTIAL] != NONE)
     usage = m[USED] / m[BLOCKS]
-    return running, m[WAITING_COUNT], usage, m[PREEMPTIONS], m[PHASE], m[CACHE_QUERIES], m[CACHE_HITS]
+    return running, core.waiting(m), usage, m[PREEMPTIONS], m[PHASE], m[CACHE_QUERIES], m[CACHE_HITS]

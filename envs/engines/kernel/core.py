@@ -6,6 +6,7 @@ from typing import Final
 
 from envs.engines.kernel import blocks, heaps
 from envs.engines.kernel.memory import (
+    AHEAD,
     ARRIVAL,
     BASE,
     BASE_SUM,
@@ -76,6 +77,7 @@ from envs.engines.kernel.memory import (
     STAGE_FREE,
     STAGE_PREFILL,
     STAGE_WAITING,
+    STARTED,
     STEADY,
     STEP,
     STREAM,
@@ -199,10 +201,22 @@ def report_progress(m: Memory) -> None:
 @compiled
 def settle(m: Memory) -> None:
     """At the clock ``NOW``: who has arrived waits, and who has started is ready."""
-    _admit_arrivals(m, m[NOW])
+    if not m[AHEAD]:
+        _admit_arrivals(m, m[NOW])
     if (m[PHASE] == STARTING or m[PHASE] == WAKING) and m[NOW] >= m[READY_AT]:
         m[PHASE] = READY
         m[CLOCK] = max(m[CLOCK], m[READY_AT])
+        m[STARTED] = m[CLOCK]
+
+
+@compiled
+def waiting(m: Memory) -> int:
+    """Sequences that have arrived by ``NOW`` and have not begun."""
+    count = m[WAITING_COUNT]
+    for i in range(m[COMING_COUNT]):
+        p = m[SLOTS] + m[m[COMING] + i] * SLOT_WIDTH
+        count += m[p + ENTRY] <= m[NOW] and m[p + STAGE] == STAGE_COMING
+    return int(count)
 
 
 @compiled
@@ -251,7 +265,7 @@ def _start_step(m: Memory, limit: int) -> bool:
     """At a boundary before ``limit``: start the next step, or a whole run. False when there is nothing to do."""
     if m[PHASE] != READY and not _become_ready(m, limit):
         return False
-    _admit_arrivals(m, m[CLOCK])
+    _admit_arrivals(m, m[STARTED] if m[AHEAD] else m[CLOCK])
     if m[DECODING_COUNT] == 0 and m[WAITING_COUNT] == 0 and m[PARTIAL] == NONE:
         return _idle(m, limit)
     preempted = _preempt_while_short(m)
@@ -260,7 +274,7 @@ def _start_step(m: Memory, limit: int) -> bool:
     if prefill > 0:
         _begin(m, prefill)
     else:
-        _decode(m, limit, preempted)
+        _decode(m, limit, preempted or (m[AHEAD] and _next_entry(m) <= m[CLOCK]))
     return True
 
 
@@ -271,6 +285,7 @@ def _become_ready(m: Memory, limit: int) -> bool:
         return False
     m[PHASE] = READY
     m[CLOCK] = max(m[CLOCK], m[READY_AT])
+    m[STARTED] = m[CLOCK]
     return True
 
 
@@ -278,9 +293,15 @@ def _become_ready(m: Memory, limit: int) -> bool:
 def _idle(m: Memory, limit: int) -> bool:
     """Go to the next arrival before ``limit``, if there is one."""
     _drop_cancelled_coming(m)
-    at = m[m[SLOTS] + m[m[COMING]] * SLOT_WIDTH + ENTRY] if m[COMING_COUNT] > 0 else limit
-    m[CLOCK] = min(at, limit)
+    at = max(_next_entry(m), m[CLOCK])
+    m[CLOCK] = m[STARTED] = min(at, limit)
     return bool(at < limit)
+
+
+@compiled
+def _next_entry(m: Memory) -> int:
+    """When the next of those that are still to come reaches the engine."""
+    return int(m[m[SLOTS] + m[m[COMING]] * SLOT_WIDTH + ENTRY] if m[COMING_COUNT] > 0 else NEVER)
 
 
 @compiled
@@ -444,7 +465,7 @@ def _begin(m: Memory, prefill: int) -> None:
     blocks.grow(m, m[STEP], 1)
     m[PREFILL_TOKENS] += prefill
     _log(m, duration, 0, 1, prefill, batch, context, batch + m[FILLING_COUNT])
-    m[END] = m[CLOCK] + duration
+    m[STARTED], m[END] = m[CLOCK], m[CLOCK] + duration
 
 
 @compiled
@@ -477,6 +498,7 @@ def _decode(m: Memory, limit: int, single: bool) -> None:
     blocks.grow(m, m[STEP], steps)
     m[STEP] += steps
     m[CLOCK] += duration
+    m[STARTED] = m[CLOCK] - first - more * (steps - 1)
     _produce(m, batch, steps)
     _finish_due(m)
 

@@ -101,31 +101,39 @@ NEWEST: Final = 54
 """Ends of the list of those, in the order in which they were let go."""
 UNIT_FREE_COUNT: Final = 55
 
+# Prefilling steps (what is hidden of a prompt's time; least time within the graphs), as they are and while slow
+STEADY_PREFILL: Final = 56
+SLOW_PREFILL: Final = 58
+AHEAD: Final = 60
+"""Whether a step is put together while the one before it runs."""
+STARTED: Final = 61
+"""When the latest step began."""
+
 # Places and sizes of the tables
-SLOTS: Final = 56
-SLOT_CAPACITY: Final = 57
-FREE: Final = 58
-COMING: Final = 59
-QUEUE: Final = 60
-ENDS: Final = 61
-ENDS_CAPACITY: Final = 62
-DECODING: Final = 63
-FILLING: Final = 64
-OUT: Final = 65
-OUT_CAPACITY: Final = 66
-LOG: Final = 67
-LOG_CAPACITY: Final = 68
-PHASES: Final = 69
+SLOTS: Final = 62
+SLOT_CAPACITY: Final = 63
+FREE: Final = 64
+COMING: Final = 65
+QUEUE: Final = 66
+ENDS: Final = 67
+ENDS_CAPACITY: Final = 68
+DECODING: Final = 69
+FILLING: Final = 70
+OUT: Final = 71
+OUT_CAPACITY: Final = 72
+LOG: Final = 73
+LOG_CAPACITY: Final = 74
+PHASES: Final = 75
 """Decoding sequences by ``BASE`` modulo the block size."""
-UNITS: Final = 70
-UNIT_CAPACITY: Final = 71
-UNIT_FREE: Final = 72
-TABLE: Final = 73
-TABLE_CAPACITY: Final = 74
-CHAINS: Final = 75
-CHAIN_CAPACITY: Final = 76
+UNITS: Final = 76
+UNIT_CAPACITY: Final = 77
+UNIT_FREE: Final = 78
+TABLE: Final = 79
+TABLE_CAPACITY: Final = 80
+CHAINS: Final = 81
+CHAIN_CAPACITY: Final = 82
 """Hashes a slot can hold; its units' numbers lie behind them."""
-HEADER: Final = 80
+HEADER: Final = 84
 
 # A slot
 STAGE: Final = 0

@@ -40,7 +40,6 @@ from envs.engines.kernel.memory import (
     TAG,
     USED,
     VISIBLE,
-    WAITING_COUNT,
     Memory,
 )
 from predictors.compiled import borrowed, compiled
@@ -419,5 +418,5 @@ def _sample(bank: Memory, due: Memory, s: Memory, f: Floats, samples: Floats, ev
         core.run(m, m[NOW])
         due[worker] = UNKNOWN
         samples[row, 2] += m[DECODING_COUNT] + m[FILLING_COUNT] + (m[PARTIAL] != NONE)
-        samples[row, 3] += m[WAITING_COUNT]
+        samples[row, 3] += core.waiting(m)
         samples[row, 4] += m[USED] / m[BLOCKS] / len(bank)

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.engines.kernel.memory import CLOCK, GRAPH_TOKENS, SLOW, SLOW_UNTIL, STEADY, Memory
+from envs.engines.kernel.memory import (
+    CLOCK,
+    GRAPH_TOKENS,
+    SLOW,
+    SLOW_PREFILL,
+    SLOW_UNTIL,
+    STEADY,
+    STEADY_PREFILL,
+    Memory,
+)
 from predictors.compiled import compiled
 
 
 @compiled
 def step_time(m: Memory, prefill: int, decoding: int, context: int) -> int:
     """Duration of an iteration that begins at the clock."""
-    t = SLOW if m[CLOCK] < m[SLOW_UNTIL] else STEADY
-    ps = m[t] + m[t + 1] * prefill + m[t + 2] * decoding + m[t + 3] * context
-    if prefill > 0 and prefill + decoding > m[GRAPH_TOKENS] and ps < m[t + 4]:
-        ps = m[t + 4]
-    return int(ps)
+    slow = m[CLOCK] < m[SLOW_UNTIL]
+    t = SLOW if slow else STEADY
+    ps = m[t] + m[t + 2] * decoding + m[t + 3] * context
+    if prefill == 0:
+        return int(ps)
+    u = SLOW_PREFILL if slow else STEADY_PREFILL
+    ps += max(m[t + 1] * prefill - m[u], 0)
+    return int(max(ps, m[t + 4] if prefill + decoding > m[GRAPH_TOKENS] else m[u + 1]))
 
 
 @compiled

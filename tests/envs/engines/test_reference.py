@@ -52,6 +52,9 @@ def scripts(draw: st.DrawFn) -> Script:
     blocks = -(-longest // block_size) + draw(st.integers(0, 12))
     seats = draw(st.integers(1, 6))
     shape = profile(
+        overlap_s=draw(st.sampled_from([0.0, 0.4e-3])),
+        mixed_floor_s=draw(st.sampled_from([0.0, 7e-3])),
+        async_scheduling=draw(st.booleans()),
         block_size=block_size,
         max_model_len=longest,
         kv_blocks=blocks,
@@ -195,3 +198,14 @@ def test_the_reference_refuses_what_the_engine_refuses() -> None:
     with pytest.raises(ValueError, match="before the clock"):
         engine.submit(EngineRequest("c", 40, 5, arrival=1.0))
     assert engine.cancel("nobody") is False
+
+
+def test_an_engine_that_grows_keeps_its_constants() -> None:
+    shape = profile(overlap_s=0.4e-3, mixed_floor_s=6e-3, async_scheduling=True, warm_up_s=0.1, warm_up_factor=2.0)
+    seen = []
+    for engine in (SimEngine(shape, cold=True), ReferenceEngine(shape, cold=True)):
+        for i in range(200):
+            engine.submit(EngineRequest(f"r{i}", 20 + i % 90, 1 + i % 7, arrival=30.0 + 0.01 * i))
+        seen.append(in_order(engine.advance(100.0)))
+    assert len(seen[0]) == 400
+    assert seen[0] == seen[1]

@@ -52,7 +52,15 @@ def test_median_gaps_are_those_of_the_stepped_engine() -> None:
 
 def test_latencies_are_their_slopes_times_the_constants() -> None:
     """While the schedule stays the same, latencies are linear: the slopes explain all of them."""
-    shape = profile(max_num_seqs=64, graph_tokens=20, eager_floor_s=6e-3, token_overhead_s=1e-6)
+    shape = profile(
+        max_num_seqs=64,
+        graph_tokens=40,
+        eager_floor_s=6e-3,
+        overlap_s=0.3e-3,
+        mixed_floor_s=5.6e-3,
+        async_scheduling=True,
+        token_overhead_s=1e-6,
+    )
     rng = np.random.default_rng(6)
     arrival = np.sort(rng.uniform(0, 1.0, 40))
     seen = replay(shape, load(list(arrival), list(rng.integers(5, 60, 40)), list(rng.integers(2, 40, 40))))
@@ -62,9 +70,30 @@ def test_latencies_are_their_slopes_times_the_constants() -> None:
     assert seen.slopes.itl @ constants == pytest.approx(seen.latencies.itl, abs=1e-4)
 
 
+def test_a_closed_loop_is_replayed_one_request_after_the_other() -> None:
+    shape = profile(d=0.0)
+    waves = replace(load([0.0] * 6, [64] * 6, [10] * 6), concurrency=2)
+    seen = replay(shape, waves)
+    ends = seen.arrival + seen.latencies.e2e
+    assert list(seen.arrival[:2]) == [0.0, 0.0]
+    assert seen.arrival[2:4] == pytest.approx(ends[:2])
+    assert seen.arrival[4:] == pytest.approx(ends[2:4])
+
+
+def test_a_closed_loops_client_takes_its_time_as_it_was_seen_to() -> None:
+    shape = profile(d=0.0)
+    measured = Latencies(np.full(3, 0.1), np.full(3, 0.5), np.full(3, 0.01))
+    slow = replace(load([0.0, 0.52, 1.05], [64] * 3, [10] * 3), concurrency=1, measured=measured)
+    seen = replay(shape, slow)
+    ends = seen.arrival + seen.latencies.e2e
+    assert seen.arrival[1:] - ends[:-1] == pytest.approx([0.02, 0.03], abs=1e-9)
+
+
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_throughput_slopes_are_those_of_a_small_change(name: str) -> None:
-    shape = profile(graph_tokens=20, eager_floor_s=20e-3)
+    floors = {"eager_floor_s": 20e-3} if name == "eager_floor_s" else {"mixed_floor_s": 20e-3}
+    floors = {} if name == "overlap_s" else floors
+    shape = profile(graph_tokens=20 if name == "eager_floor_s" else 512, overlap_s=0.3e-3, **floors)
     loop = ClosedLoop(1, 64, 10, 5, 0.0)
     change = getattr(shape, name) * 1e-4
     more = closed_loop(replace(shape, **{name: getattr(shape, name) + change}), loop).tokens_per_s

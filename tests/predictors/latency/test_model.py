@@ -119,3 +119,21 @@ def test_shipped_profiles_form_a_ladder() -> None:
             assert list(profile.skill[family]) == sorted(profile.skill[family], reverse=True)
     steps = [p.step_seconds(0, 16, 16_000) for p in (small, medium, large)]
     assert steps == sorted(steps)
+
+
+def test_reading_the_weights_hides_some_of_a_prompts_time() -> None:
+    shape = replace(START_8B, a=6e-3, b=20e-6, c=0.0, d=0.0, overlap_s=4e-3, mixed_floor_s=7e-3, graph_tokens=512)
+    assert shape.step_seconds(0, 8, 0) == pytest.approx(6e-3), "a step of decoding alone has nothing to hide"
+    assert shape.step_seconds(100, 0, 0) == pytest.approx(7e-3), "the least that a prompt's step takes"
+    assert shape.step_seconds(400, 0, 0) == pytest.approx(6e-3 + 8e-3 - 4e-3)
+    assert shape.step_seconds(600, 0, 0) == pytest.approx(6e-3 + 12e-3 - 4e-3), (
+        "beyond the graphs the other floor holds"
+    )
+
+
+def test_a_profile_written_before_a_field_was_known_is_read_with_its_default() -> None:
+    raw = json.loads(START_8B.to_json())
+    for name in ("overlap_s", "mixed_floor_s", "async_scheduling"):
+        del raw[name]
+    old = Profile.from_json(json.dumps(raw))
+    assert (old.overlap_s, old.mixed_floor_s, old.async_scheduling) == (0.0, 0.0, False)
