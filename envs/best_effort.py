@@ -1,27 +1,59 @@
 """``headway/BestEffort-v0``: which tier answers each request, while the load changes.
 
-The environment drives the same control plane that serves in production, over simulated engines. Its tier stage is
-``best_effort``, asked exactly where it is asked in production; the action stands in for the trained policy's decision.
+**Description.** The environment drives the control plane that serves in production, over simulated or live engines.
+Its tier stage is ``best_effort``, asked exactly where it is asked in production; the action stands in for the trained
+policy's decision (Learned Best-Effort LLM Serving, arXiv 2401.07886). A step is one arriving request that has a
+choice of pools.
 
-**A step** is one arriving request. An episode is one workload; it ends after its last request, when everything still in
-flight has been run to its end.
+**Action space**: ``Discrete(M)``: the pool, lowest tier first. Where a pool cannot serve the request, the nearest
+tier that can takes its place, the lower one of two (``info["masked"]``); :meth:`BestEffortEnv.action_masks` says
+which can.
 
-**Observation**: ``Box(size,)`` float32, the row of :mod:`controller.observation` (table there): per pool the predicted
-quality, in-flight and queued requests over the limit, expected wait (s) and KV usage; then the predicted output tokens
-(log), prompt tokens (log), seconds to the deadline and the two arrival rates (1/s). Gauges are as stale as the workers'
-reports. Never what only the world knows: true lengths, true quality.
+**Observation space**: ``Box(5·M + 5,)`` float32, the row of :mod:`controller.observation`. Pool p has the numbers
+from 5·p on; gauges are as stale as the workers' reports:
 
-**Action**: ``Discrete(M)``: the pool, lowest tier first. Where a pool cannot serve the request, the nearest tier that
-can takes its place, the lower one of two (``info["masked"]``); :meth:`BestEffortEnv.action_masks` says which can.
+===== ================= ========================================================== ============ ===== =======
+Index Name              Meaning                                                    Unit         Min   Max
+===== ================= ========================================================== ============ ===== =======
+5·p   ``quality``       expected quality of the pool's answer (predicted or prior) share        0     1
+5·p+1 ``inflight``      requests in flight over the pool's in-flight limit         share        0     2
+5·p+2 ``queued``        requests queued over the same limit                        share        0     10
+5·p+3 ``wait_s``        work in front of the pool's ready workers                  s            0     60
+5·p+4 ``kv_usage``      KV cache in use                                            share        0     1
+5·M   ``output_tokens`` output tokens expected                                     ln(1+tokens) 0     14
+5·M+1 ``prompt_tokens`` tokens of the prompt                                       ln(1+tokens) 0     14
+5·M+2 ``slack_s``       time to the deadline                                       s            −10   120
+5·M+3 ``arrivals_fast`` arrivals, averaged over seconds                            1/s          0     10⁴
+5·M+4 ``arrivals_slow`` arrivals, averaged over half a minute                      1/s          0     10⁴
+===== ================= ========================================================== ============ ===== =======
 
-**Reward**: for each request that *ended* since the last step, its quality if it was answered by its deadline
-(:func:`controller.objectives.deadline_reward`; ``kappa`` is the slope of the soft deadline, ``None`` the hard one);
-rejected, failed and late requests earn nothing. Quality is the *expected* one, the probability in the profile's skill
-table that this pool answers this task rightly, or the *sampled* one, whether it did. ``info["ended"]`` says which
+Never what only the world knows: true lengths, true quality.
+
+**Rewards**: for each request that *ended* since the last step, its quality if it was answered by its deadline
+(:func:`controller.objectives.deadline_reward`); rejected, failed and late requests earn nothing. Quality is the
+*expected* one, the probability in the profile's skill table that this pool answers this task rightly, or the
+*sampled* one, whether it did; live, it is whether the answer that came was right. ``info["ended"]`` says which
 decisions were paid what (see :mod:`rl.credit`), ``info["decision"]`` numbers the step's own, and ``info["peak"]`` is
 the most that its request can earn. The last step pays everything that was still in flight.
 
-**Randomness**: a seed decides the workload, the prompts and the machines, whatever the actions are.
+**Starting state**: an idle fleet and the first request of a workload that has a choice of pools. A seed decides the
+workload, the prompts, the machines and what befalls them, whatever the actions are.
+
+**Episode end**: the episode terminates with its last request, when everything in flight has been run to its end
+(live: after ``bounds``, when what is left is aborted). It is never truncated.
+
+**Arguments**
+
+- ``source``: what episodes are drawn from; by default the demo's scenario with the profiles and predictors that ship
+- ``kind``: ``stable``, ``bursty`` or ``unpredictable``; by default one is drawn an episode
+- ``kappa``: slope of the soft deadline; ``None`` for the hard one
+- ``quality``: ``expected`` or ``sampled``
+- ``orders``: queue orders to draw from, one an episode
+- ``engine``: ``sim`` or ``live``, the latter with ``urls`` (pool → URLs of servers) and ``bounds``
+- ``record_share``: share of the requests of which the control plane keeps a decision record
+- ``render_mode``: ``rgb_array`` or none
+
+**Version history**: v0, the first.
 """
 
 from __future__ import annotations
@@ -31,26 +63,27 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-import gymnasium
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
-from controller.best_effort import BestEffort
 from controller.objectives import deadline_reward
 from controller.observation import Codec, Mask, Observation
-from controller.policy import PolicyDecision
 from controller.protocols import Resources, Stages
 from controller.settings import ControlSettings
 from controller.stages import build
-from controller.tier import Threshold, ThresholdOptions
 from controller.types import PoolSpec
+from envs.environment import FleetEnv
 from envs.episode import Episode, EpisodeSource
-from envs.fleet import Ended, FleetRequest, SimFleet
+from envs.fleet import Ended, FleetRequest
+from envs.handed import HandedTier, nearest_allowed
 from envs.scenarios import WorkloadKind
 from envs.sources import default_source
+from envs.worlds import EngineKind, LiveBounds, Urls
 
 __all__ = ["BestEffortEnv", "QualityForm", "nearest_allowed"]
+
+Credit = tuple[tuple[int, float], ...]
+"""Pairs of a decision's number and what it was paid."""
 
 
 class QualityForm(StrEnum):
@@ -60,14 +93,8 @@ class QualityForm(StrEnum):
     SAMPLED = "sampled"
 
 
-class BestEffortEnv(gymnasium.Env[Observation, np.int64]):
-    """See the module's text. ``orders`` are the queue orders to draw from, one an episode.
-
-    ``source`` says what episodes are drawn from: by default the demo's scenario, with the profiles and predictors that
-    ship. ``kind`` fixes the workload; ``None`` draws one an episode. ``reset(options={"kind": …})`` overrides it once.
-    """
-
-    metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own declaration
+class BestEffortEnv(FleetEnv[Observation, np.int64]):
+    """See the module's text."""
 
     def __init__(
         self,
@@ -77,117 +104,123 @@ class BestEffortEnv(gymnasium.Env[Observation, np.int64]):
         kappa: float | None = None,
         quality: QualityForm | str = QualityForm.EXPECTED,
         orders: Sequence[str] = ("fcfs", "length_rank"),
+        engine: EngineKind | str = EngineKind.SIM,
+        urls: Urls | None = None,
+        bounds: LiveBounds | None = None,
+        record_share: float = 0.0,
+        render_mode: str | None = None,
     ) -> None:
-        self.source = source or default_source()
-        self.kind = None if kind is None else WorkloadKind(kind)
+        super().__init__(
+            source or default_source(),
+            kind=kind,
+            engine=engine,
+            urls=urls,
+            bounds=bounds,
+            record_share=record_share,
+            render_mode=render_mode,
+        )
         self.kappa = kappa
         self.quality = QualityForm(quality)
         self.orders = tuple(orders)
+        self._decision = 0
         self.codec = Codec(len(self.source.scenario.pools))
         self.observation_space = spaces.Box(self.codec.low, self.codec.high, dtype=np.float32)
         self.action_space = spaces.Discrete(self.codec.slots)
-        self._hand = _Hand()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start the next workload, at its first request that has a choice of pools."""
         super().reset(seed=seed)
-        wanted = (options or {}).get("kind", self.kind)
-        kind = None if wanted is None else WorkloadKind(wanted)
         while True:
-            self._begin(self.source.draw(int(self.np_random.integers(2**63)), kind))
+            self._begin(self._draw(options))
             if self._to_next_decision():
                 self._settle()
                 return self._observation, {"seed": self.episode.seed, "kind": self.episode.kind.value}
+            self._finish()
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Send the request at hand to a pool, and go on to the next."""
-        effective = nearest_allowed(int(action), self._mask)
-        self._hand.action = effective
-        self._fleet.score(self._at_hand.ticket.id)
-        info: dict[str, Any] = {
-            "decision": self._decision,
-            "pool": effective,
-            "masked": effective != int(action),
-            "peak": float(self._truth[self._at_hand.index].max()),
-        }
-        self._decision += 1
+        wanted, mask, request = int(action), self._mask, self._at_hand
+        effective = wanted if mask[wanted] else nearest_allowed(wanted, mask)
+        ticket = request.ticket.id
+        self._tier.hand(ticket, effective)
+        self._decisions[ticket] = number = self._decision
+        self._decision = number + 1
+        self._open_fleet.score(ticket)
         more = self._to_next_decision()
         if not more:
-            self._fleet.drain()
-        paid, info["ended"] = self._settle()
-        return self._observation, paid, not more, False, info
+            self._finish()
+        paid, credit = self._settle()
+        return self._observation, paid, not more, False, {
+            "decision": number,
+            "pool": effective,
+            "masked": effective != wanted,
+            "peak": self._peaks[request.index],
+            "ended": credit,
+        }  # fmt: skip
 
     def action_masks(self) -> Mask:
         """Which actions are allowed for the request at hand, (M,)."""
         return self._mask.copy()
 
     def _begin(self, episode: Episode) -> None:
-        self.episode = episode
         self._order = self.orders[int(np.random.default_rng(episode.seed).integers(len(self.orders)))]
-        self._fleet: SimFleet = episode.fleet(self._stages)
+        self._open_fleet = self._enter(episode, self._stages)
         self._place = 0
         self._decision = 0
         self._decisions: dict[str, int] = {}
-        self._truth = episode.quality if self.quality is QualityForm.EXPECTED else episode.correct.astype(np.float64)
+        truth = episode.quality if self.quality is QualityForm.EXPECTED else episode.correct.astype(np.float64)
+        self._peaks: list[float] = truth.max(axis=1, initial=0.0).tolist()
+        self._truth: list[list[float]] = truth.tolist()
+        self._columns = {pool: column for column, pool in enumerate(episode.prompts.pools)}
+        self._deadline = episode.scenario.deadline_s
 
     def _stages(self, pools: Sequence[PoolSpec], settings: ControlSettings) -> Stages:
         stages = build({"order": (self._order, {})}, Resources(pools=tuple(pools), settings=settings))
-        self._tier = BestEffort(self._hand, Threshold(ThresholdOptions()), codec=self.codec)
+        self._tier = HandedTier(self.codec)
         return replace(stages, tier=self._tier)
 
     def _to_next_decision(self) -> bool:
         """Let requests arrive until one has a choice of pools; false after the last."""
-        while self._place < len(self.episode.requests):
-            request = self.episode.requests[self._place]
-            self._place += 1
-            self._fleet.advance(request.at)
-            if self._fleet.submit(request) and self._open(request):
+        fleet, requests = self._open_fleet, self.episode.requests
+        for place in range(self._place, len(requests)):
+            request = requests[place]
+            fleet.advance(request.at)
+            if fleet.submit(request) and self._open(request):
+                self._place = place + 1
                 return True
+        self._place = len(requests)
         return False
 
     def _open(self, request: FleetRequest) -> bool:
         """Whether the request's tier is open; then it is the one at hand."""
-        context = self._fleet.tier_context(request.ticket.id)
+        context = self._open_fleet.tier_context(request.ticket.id)
         if context is None:
-            self._fleet.score(request.ticket.id)
+            self._open_fleet.score(request.ticket.id)
             return False
         self._observation, self._mask = self._tier.observe(context)
         self._at_hand = request
-        self._decisions[request.ticket.id] = self._decision
         return True
 
-    def _settle(self) -> tuple[float, tuple[tuple[int, float], ...]]:
+    def _settle(self) -> tuple[float, Credit]:
         """The reward of everything that ended since the last call, and to which decisions it belongs."""
-        total, credited = 0.0, []
-        for ended in self._fleet.take_ended():
+        total, credited, all_ended = 0.0, [], self._open_fleet.take_ended()
+        for ended in all_ended:
             worth = self._worth(ended)
             total += worth
-            decision = self._decisions.pop(ended.request.ticket.id, None)
+            ticket = ended.request.ticket.id
+            decision = self._decisions.pop(ticket, None)
             if decision is not None:
                 credited.append((decision, worth))
+                self._tier.forget(ticket)
+        if self.render_mode is not None:
+            self._note(all_ended, total)
         return total, tuple(credited)
 
     def _worth(self, ended: Ended) -> float:
         if ended.pool is None:
             return 0.0
-        row, column = ended.request.index, self.episode.prompts.pools.index(ended.pool)
-        deadline = self.episode.scenario.deadline_s
-        return deadline_reward(float(self._truth[row, column]), ended.latency, deadline, self.kappa)
-
-
-class _Hand:
-    """The policy that takes the action it is handed."""
-
-    action = 0
-
-    def __call__(self, observation: Observation, mask: Mask) -> PolicyDecision:
-        chosen = nearest_allowed(self.action, mask)
-        return PolicyDecision(chosen, tuple(float(slot == chosen) for slot in range(len(mask))))
-
-
-def nearest_allowed(action: int, mask: npt.NDArray[np.bool_]) -> int:
-    """The allowed action nearest to ``action``, the lower one of two; ``mask`` allows at least one."""
-    allowed: list[int] = np.flatnonzero(mask).tolist()
-    return min(allowed, key=lambda other: (abs(other - action), other))
+        right = self._graded(ended) if ended.text is not None else None
+        quality = self._truth[ended.request.index][self._columns[ended.pool]] if right is None else float(right)
+        return deadline_reward(quality, ended.latency, self._deadline, self.kappa)

@@ -23,7 +23,7 @@ from envs.engines.sim import SimEngine, chain_of
 from envs.fleet import FleetClock
 from envs.workloads import Arrival
 
-__all__ = ["PLACES", "Replayed", "Requests", "replay"]
+__all__ = ["PLACES", "Replayed", "Requests", "replay", "through_one"]
 
 PLACES: Final = {"round_robin": kernel.ROUND_ROBIN, "least_load": kernel.LEAST_LOAD, "prefix": kernel.PREFIX}
 
@@ -119,7 +119,7 @@ def replay(
         raise ValueError(f"no compiled policy is called {place!r}; there are {', '.join(PLACES)}")
     if not workers or (place == "prefix" and len(workers) > affinity.MAX_WORKERS):
         raise ValueError(f"{len(workers)} workers; it takes at least 1, and for prefix at most {affinity.MAX_WORKERS}")
-    fits = _fits(requests, workers)
+    fits = _fits(requests, [engine for _, engine in workers])
     bounds, options = settings or ControlSettings(), prefix or PrefixOptions()
     slots = 2 * max(spec.max_inflight for spec, _ in workers)
     while True:
@@ -143,6 +143,18 @@ def replay(
         )
         if went:
             return _spread(sizes, times, fits, seen[: int(numbers[kernel.SAMPLES])])
+
+
+def through_one(requests: Requests, engine: SimEngine) -> Replayed:
+    """Send the requests straight to a fresh engine like this one, each at its time, with no control plane before it."""
+    fits = _fits(requests, [engine])
+    slots = 256
+    while True:
+        slots *= 2
+        sizes, times = _account(requests, fits)
+        sizes[:, kernel.WORKER] = 0
+        if kernel.through(engine.fresh_memory(slots), sizes, times, requests.hashes):
+            return _spread(sizes, times, fits, np.zeros((0, kernel.SAMPLE_WIDTH)))
 
 
 def _account(requests: Requests, rows: NDArray[np.bool_]) -> tuple[Integers, Floats]:
@@ -189,8 +201,8 @@ def _bank(engines: Sequence[SimEngine], slots: int) -> Integers:
     return bank
 
 
-def _fits(requests: Requests, workers: Sequence[tuple[WorkerSpec, SimEngine]]) -> NDArray[np.bool_]:
-    longest = min(engine.profile.max_model_len for _, engine in workers)
+def _fits(requests: Requests, engines: Sequence[SimEngine]) -> NDArray[np.bool_]:
+    longest = min(engine.profile.max_model_len for engine in engines)
     fits: NDArray[np.bool_] = requests.prompt_tokens + requests.output_tokens <= longest
     return fits
 

@@ -18,7 +18,7 @@ from controller.types import PoolSpec, WorkerSpec
 from envs.workloads import ArrivalProcess, Bursty, Gamma, Poisson
 from predictors.latency.model import Profile
 
-__all__ = ["DEMO", "Modulated", "Scenario", "ScenarioPool", "WorkloadKind"]
+__all__ = ["DEMO", "QUEUE", "WAVES", "Modulated", "Scenario", "ScenarioPool", "WorkloadKind"]
 
 
 class WorkloadKind(StrEnum):
@@ -71,10 +71,16 @@ class ScenarioPool:
     tier: int
     max_inflight: int
     workers: int = 1
+    priority_scheduling: bool = False
+    """Workers schedule by the queue's order, too."""
 
     def worker_names(self) -> tuple[str, ...]:
         """``large-0``, ``large-1``, …"""
         return tuple(f"{self.name}-{index}" for index in range(self.workers))
+
+    def worker(self, name: str, url: str | None = None) -> WorkerSpec:
+        """A worker of this pool."""
+        return WorkerSpec(name, self.name, url or f"sim://{name}", self.max_inflight, self.priority_scheduling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,10 @@ class Scenario:
     """Options of the tier stage ``threshold``, tuned for this scenario on validation seeds."""
     best_effort: Mapping[str, Any] = field(default_factory=dict)
     """Options of the tier stage ``best_effort``."""
+    tenants: Mapping[str, float] = field(default_factory=lambda: {"default": 1.0})
+    """Who asks, and their shares of the requests."""
+    dwell_s: float = 6.0
+    """Mean length of a spell of one rate in the unpredictable workload."""
 
     @property
     def mean_rate(self) -> float:
@@ -115,7 +125,11 @@ class Scenario:
             return Poisson(self.mean_rate)
         if kind is WorkloadKind.BURSTY:
             return Bursty(self.base_rate, self.burst_rate, self.bursts)
-        return Modulated(0.5 * self.base_rate, 1.25 * self.burst_rate)
+        return Modulated(0.5 * self.base_rate, 1.25 * self.burst_rate, self.dwell_s)
+
+    def pool(self, name: str) -> ScenarioPool:
+        """The pool of this name; :class:`KeyError` if there is none."""
+        return {pool.name: pool for pool in self.pools}[name]
 
     def pool_specs(self, profiles: Mapping[str, Profile]) -> tuple[PoolSpec, ...]:
         """The pools as the control plane knows them, given each pool's profile by the pool's name.
@@ -130,11 +144,7 @@ class Scenario:
 
     def worker_specs(self, urls: Mapping[str, str] | None = None) -> tuple[WorkerSpec, ...]:
         """The workers; ``urls`` by worker name, and ``sim://NAME`` for those it leaves out."""
-        return tuple(
-            WorkerSpec(name, pool.name, (urls or {}).get(name, f"sim://{name}"), pool.max_inflight)
-            for pool in self.pools
-            for name in pool.worker_names()
-        )
+        return tuple(pool.worker(name, (urls or {}).get(name)) for pool in self.pools for name in pool.worker_names())
 
 
 def _spec(pool: ScenarioPool, profile: Profile) -> PoolSpec:
@@ -165,3 +175,36 @@ DEMO = Scenario(
     static_pool="medium",
     threshold={"wait_s": 1.0, "waits_s": {"medium": 3.0, "large": 1.5}, "reopen": 0.9},
 )
+
+
+WAVES = Scenario(
+    name="waves",
+    pools=(
+        ScenarioPool("medium", "h100-8b", tier=0, max_inflight=16),
+        ScenarioPool("large", "h100-32b", tier=1, max_inflight=16),
+    ),
+    base_rate=4.0,
+    burst_rate=40.0,
+    bursts=((240.0, 480.0), (720.0, 900.0)),
+    duration_s=1200.0,
+    deadline_s=8.0,
+    seed=11,
+    static_pool="medium",
+    threshold={"wait_s": 2.0, "waits_s": {"large": 3.0}, "reopen": 0.9},
+    dwell_s=120.0,
+)
+"""Twenty minutes with two waves, each longer than an engine takes to start; for the number of replicas."""
+
+QUEUE = Scenario(
+    name="queue",
+    pools=(ScenarioPool("medium", "h100-8b", tier=1, max_inflight=8, workers=2),),
+    base_rate=15.0,
+    burst_rate=45.0,
+    bursts=((8.0, 20.0), (28.0, 34.0)),
+    duration_s=42.0,
+    deadline_s=20.0,
+    seed=5,
+    static_pool="medium",
+    tenants={"search": 0.6, "chat": 0.3, "batch": 0.1},
+)
+"""One pool before which requests queue in two bursts; for the order of the queue."""

@@ -10,14 +10,17 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import envs.registration  # noqa: F401 - registers the environment
-from controller.objectives import share_of_peak
+from controller.objectives import deadline_reward, share_of_peak
 from envs.best_effort import BestEffortEnv, QualityForm, nearest_allowed
 from envs.episode import Randomisation
+from envs.fleet import Ended
 from envs.scenarios import WorkloadKind
 from rl.play import named_tier, play
-from tests.envs.worlds import PROFILES, SCENARIO, source
+from tests.envs.worlds import PROFILES, SCENARIO, recorder, source
 
 SOURCE = source()
+WIDE = replace(Randomisation.wide(), crashes_per_hour=300.0, stragglers_per_hour=600.0)
+"""Several mishaps an episode."""
 SHORT = source(replace(SCENARIO, duration_s=4.0, bursts=((1.0, 3.0),)), Randomisation.training())
 
 
@@ -82,6 +85,25 @@ def test_every_decision_is_credited_once_and_the_credits_are_the_reward() -> Non
         assert reward == pytest.approx(sum(worth for _, worth in info["ended"]))
 
 
+@pytest.mark.parametrize("kappa", [None, 0.5])
+def test_rewards_are_what_became_of_every_request(kappa: float | None) -> None:
+    """Also where workers crash and are slow, readings get lost, and answers grow."""
+    env = BestEffortEnv(source(SCENARIO, WIDE), kappa=kappa, render_mode="rgb_array")
+    ended: list[Ended] = []
+    env._note = recorder(ended)  # type: ignore[method-assign]
+    for seed in range(3):
+        ended.clear()
+        rewards, _, _ = _run(env, seed)
+        assert sorted(end.request.index for end in ended) == list(range(len(env.episode.requests)))
+        quality, pools, deadline = env.episode.quality, env.episode.prompts.pools, env.episode.scenario.deadline_s
+        worths = [
+            deadline_reward(float(quality[end.request.index, pools.index(end.pool)]), end.latency, deadline, kappa)
+            for end in ended
+            if end.pool is not None
+        ]
+        assert sum(rewards) == pytest.approx(sum(worths))
+
+
 def test_reward_by_hand_on_a_tiny_workload() -> None:
     """Two requests on an idle fleet: both are answered in time by the small pool, and too late by the large one."""
     tiny = replace(SCENARIO, base_rate=1.0, burst_rate=1.0, bursts=(), duration_s=2.5, deadline_s=0.3)
@@ -120,9 +142,9 @@ def test_sampled_quality_pays_ones_and_zeros() -> None:
 
 
 def test_the_observation_is_what_the_stage_saw() -> None:
-    env = BestEffortEnv(SHORT)
+    env = BestEffortEnv(SHORT, record_share=1.0)
     _, _, observations = _run(env, 9)
-    records = {r.ticket: r for r in env._fleet.control.drain_records()}
+    records = {r.ticket: r for r in env._control.drain_records()}
     seen = [
         choice.features
         for request in env.episode.requests

@@ -13,10 +13,11 @@ from controller.protocols import Resources
 from controller.settings import ControlSettings
 from controller.stages import build
 from controller.types import PoolSpec, Result, Ticket, WorkerSpec
+from envs.engines.base import EngineRequest, EventKind
 from envs.engines.kernel import replay as kernel
 from envs.engines.sim import SimEngine
 from envs.fleet import Ended, FleetClock, FleetRequest, SimFleet
-from envs.long_replay import PLACES, Replayed, Requests, replay
+from envs.long_replay import PLACES, Replayed, Requests, replay, through_one
 from envs.workloads import Arrival, Lengths
 from tests.envs.engines.profiles import profile
 
@@ -104,6 +105,23 @@ def test_it_decides_as_the_control_plane_does(
     for index in range(len(arrivals)):
         assert told(ours, index, names) == told_of(theirs[index])
     assert len(ours.samples) <= 7
+
+
+@settings(max_examples=80, deadline=None)
+@given(loads(), st.integers(4, 40))
+def test_straight_through_one_engine_is_what_the_engine_does(arrivals: list[Arrival], spare: int) -> None:
+    shape = profile(kv_blocks=128 + spare, max_model_len=400)
+    engine = SimEngine(shape, prefix_tokens=16)
+    ours = through_one(Requests.of(arrivals), engine)
+    for index, arrival in enumerate(arrivals):
+        assert arrival.lengths is not None
+        sizes = arrival.lengths.prompt_tokens, arrival.lengths.output_tokens
+        engine.submit(EngineRequest(str(index), *sizes, arrival=arrival.at, prefix=arrival.lengths.prefix))
+    seen = {(event.id, event.kind): event for event in engine.advance(10_000.0)}
+    for index in range(len(arrivals)):
+        first, end = seen[str(index), EventKind.FIRST_TOKEN], seen[str(index), EventKind.FINISHED]
+        assert (ours.first_token_at[index], ours.ended_at[index]) == (first.at, end.at)
+        assert ours.cached_tokens[index] == end.cached_tokens
 
 
 def told(ours: Replayed, index: int, names: list[str]) -> tuple[object, ...]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
 import pytest
 
-from envs.scenarios import DEMO, Modulated, WorkloadKind
+from envs.scenarios import DEMO, QUEUE, WAVES, Modulated, Scenario, WorkloadKind
 from tests.envs.worlds import PROFILES, SCENARIO
 
 
@@ -61,3 +62,22 @@ def test_the_demo_fits_what_is_said_of_it() -> None:
     assert set(DEMO.threshold["waits_s"]) <= {pool.name for pool in DEMO.pools}
     assert DEMO.duration_s <= 50
     assert DEMO.bursts[-1][1] < DEMO.duration_s
+
+
+@pytest.mark.parametrize("scenario", [DEMO, QUEUE, WAVES], ids=lambda scenario: scenario.name)
+def test_what_ships_is_consistent(scenario: Scenario) -> None:
+    names = {pool.name for pool in scenario.pools}
+    assert scenario.static_pool in names
+    assert set(scenario.threshold.get("waits_s", {})) <= names
+    assert scenario.bursts[-1][1] < scenario.duration_s
+    assert scenario.pool(scenario.static_pool).name == scenario.static_pool
+
+
+def test_waves_last_longer_than_an_engine_takes_to_start() -> None:
+    assert all(end - start > 128.0 for start, end in WAVES.bursts)
+
+
+def test_workers_may_schedule_by_priority() -> None:
+    pool = replace(SCENARIO.pools[0], priority_scheduling=True)
+    assert pool.worker("small-0").priority_scheduling
+    assert not SCENARIO.worker_specs()[0].priority_scheduling

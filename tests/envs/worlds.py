@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from controller.types import Scores
 from envs.answers import token_texts
 from envs.episode import EpisodeSource, Randomisation
+from envs.fleet import Ended
 from envs.scenarios import Scenario, ScenarioPool
 from envs.scored import ScoredPrompts
 from envs.tasks import FAMILY_NAMES, Split, Task, generate
@@ -90,3 +91,12 @@ def source(
 ) -> EpisodeSource:
     """Episodes of the small world."""
     return EpisodeSource(scenario, PROFILES, prompts(count), randomisation or Randomisation())
+
+
+def recorder(into: list[Ended]) -> Callable[[list[Ended], float], None]:
+    """Takes the place of an environment's ``_note``: keeps what has ended."""
+
+    def note(ended: list[Ended], reward: float) -> None:
+        into.extend(ended)
+
+    return note
