@@ -63,6 +63,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
         {
             "gateway": Entry("cli.bench.gateway:gateway", "What the gateway costs, beside other gateways."),
             "decision": Entry("cli.bench.decision:decision", "What deciding about one request costs, part by part."),
+            "simulator": Entry("cli.bench.simulator:simulator", "Requests simulated a second, case by case."),
         },
     ),
     "data": Group(

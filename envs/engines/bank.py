@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,9 +9,7 @@ import numpy as np
 
 from envs.engines.base import EngineEvent
 from envs.engines.kernel.bank import FULL, TOLD_WIDTH, UNKNOWN, next_events
-from envs.engines.kernel.memory import NEVER
 from envs.engines.sim import SimEngine
-from envs.engines.timing import to_ps, to_seconds
 
 _EVENTS: Final = 256
 
@@ -28,6 +25,7 @@ class EngineBank:
         self.engines = tuple(engines)
         self._due = np.full(len(engines), UNKNOWN, dtype=np.int64)
         self._told = np.zeros((_EVENTS, TOLD_WIDTH), dtype=np.int64)
+        self._seen = np.zeros(_EVENTS)
         self._gather()
 
     def _gather(self) -> None:
@@ -47,17 +45,15 @@ class EngineBank:
 
         At one time there may be more events than come at once: the next call gives the rest.
         """
-        reach = NEVER - 1 if limit == math.inf else to_ps(limit)
-        at, count = next_events(self._rows, self._due, reach, self._told)
+        now, count = next_events(self._rows, self._due, limit, self._told, self._seen)
         if count == 0:
             return None
-        now = to_seconds(at)
         events = []
-        for place, seen, kind, tag, produced, cached in self._told[:count].tolist():
+        rows = self._told[:count].tolist()
+        for (place, _, kind, tag, produced, cached), at in zip(rows, self._seen[:count].tolist(), strict=True):
             if kind == FULL:
                 self.engines[place].grow()
                 self.touch(place)
             else:
-                when = now if seen == at else to_seconds(seen)
-                events.append(self.engines[place].event(when, kind, tag, produced, cached))
+                events.append(self.engines[place].event(at, kind, tag, produced, cached))
         return now, events

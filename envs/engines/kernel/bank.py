@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.engines.kernel import core
+from envs.engines.kernel.calls import to_ps, to_seconds
 from envs.engines.kernel.memory import NEVER, NOW, OUT, OUT_WIDTH, Memory
 from predictors.compiled import borrowed, compiled
+
+Floats = NDArray[np.float64]
 
 UNKNOWN: Final = -1
 """Of an engine's next event: something was done to it since that was looked up."""
@@ -17,18 +24,24 @@ TOLD_WIDTH: Final = 6
 
 
 @compiled
-def next_events(bank: Memory, due: Memory, limit: int, told: Memory) -> tuple[int, int]:
-    """Advance until some engine has an event to be seen, but not beyond ``limit``.
+def next_events(bank: Memory, due: Memory, limit: float, told: Memory, seen: Floats) -> tuple[float, int]:
+    """Advance until some engine has an event to be seen, but not beyond ``limit`` (s).
 
-    Its time, or ``NEVER``, and how many events come with it: in ``told`` (events, ``TOLD_WIDTH``), by engine. What
-    finds no room there comes with the next call. ``bank`` is (engines, words). ``due`` (engines,) says before when
-    nothing of an engine is to be seen, and is kept. Engines that have nothing to tell may lag behind.
+    Its time (s) and how many events come with it: in ``told`` (events, ``TOLD_WIDTH``), by engine, and when each is
+    seen in ``seen`` (events,), in seconds. No event if none comes by then. What finds no room there comes with the next
+    call. ``bank`` is (engines, words). ``due`` (engines,) says before when nothing of an engine is to be seen, and is
+    kept. Engines that have nothing to tell may lag behind.
     """
-    return _next_events(borrowed(bank), borrowed(due), limit, borrowed(told))
+    events = borrowed(told)
+    at, count = next_in_order(borrowed(bank), borrowed(due), to_ps(limit), events)
+    for i in range(count):
+        seen[i] = to_seconds(events[i, 1])
+    return to_seconds(at) if count > 0 else math.inf, count
 
 
 @compiled
-def _next_events(bank: Memory, due: Memory, limit: int, told: Memory) -> tuple[int, int]:
+def next_in_order(bank: Memory, due: Memory, limit: int, told: Memory) -> tuple[int, int]:
+    """As :func:`next_events`, in picoseconds; ``NEVER`` and no event if none comes by then."""
     for i in range(len(due)):
         if due[i] == UNKNOWN:
             due[i] = core.next_change(bank[i])

@@ -18,18 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.engines.kernel import affinity, core
-from envs.engines.kernel.bank import FULL, UNKNOWN, next_events
+from envs.engines.kernel.bank import FULL, UNKNOWN, next_in_order
 from envs.engines.kernel.calls import to_ps, to_seconds
 from envs.engines.kernel.memory import (
     BLOCKS,
     DECODING,
     DECODING_COUNT,
     FILLING_COUNT,
+    FREE_COUNT,
     JOINED,
     NEVER,
     NONE,
     NOW,
     OUT,
+    OUT_COUNT,
     OUT_WIDTH,
     PARTIAL,
     PRODUCED,
@@ -55,6 +57,7 @@ QUEUE_FULL: Final = 1
 WAITED_TOO_LONG: Final = 2
 ENGINE_REFUSED: Final = 3
 
+_AHEAD: Final = 16
 SAMPLE_WIDTH: Final = 5
 """Time (s), tickets queued, requests running on engines, waiting on engines, share of KV blocks held."""
 
@@ -165,7 +168,7 @@ def _replay(
         until = t[s[NEXT], AT] if s[NEXT] < n else math.inf
         own = _own_due(t, s, f)
         limit = min(own, until)
-        at, count = next_events(bank, due, NEVER - 1 if limit == math.inf else to_ps(limit), told)
+        at, count = next_in_order(bank, due, NEVER - 1 if limit == math.inf else to_ps(limit), told)
         if count > 0:
             f[CLOCK] = max(f[CLOCK], to_seconds(at))
             if not _hear(told, count, r, t, w, s, f):
@@ -184,6 +187,49 @@ def _replay(
         _expire(r, t, s, f)
         _dispatch(bank, due, r, hashes, w, s, f, index)
     return True
+
+
+@compiled
+def through(memory: Memory, requests: Memory, times: Floats, chains: Memory) -> bool:
+    """Send a load straight to one engine, each request at its time; false if the engine ran out of room.
+
+    Requests are told to the engine some ahead: it takes each when it comes.
+    """
+    m, r, t, hashes = borrowed(memory), borrowed(requests), borrowed(times), borrowed(chains)
+    for request in range(len(r)):
+        if m[FREE_COUNT] == 0:
+            return False
+        chain = hashes[r[request, CHAIN] : r[request, CHAIN_END]]
+        core.submit(m, request, r[request, PROMPT], r[request, OUTPUT], 0, to_ps(t[request, AT]), chain)
+        if request % _AHEAD == 0 and not _settled(m, to_ps(t[request, AT]), r, t):
+            return False
+    return _settled(m, NEVER - 1, r, t)
+
+
+@compiled
+def _settled(m: Memory, limit: int, r: Memory, t: Floats) -> bool:
+    """Advance an engine and note what it tells; false if it has no room to go on."""
+    done = core.run(m, limit)
+    while not done and m[OUT_COUNT] > 0:
+        _note(m, r, t)
+        done = core.run(m, limit)
+    _note(m, r, t)
+    m[NOW] = limit
+    return bool(done)
+
+
+@compiled
+def _note(m: Memory, r: Memory, t: Floats) -> None:
+    for i in range(m[OUT_COUNT]):
+        p = m[OUT] + i * OUT_WIDTH
+        request = m[p + 2]
+        if m[p + 1] == core.FIRST_TOKEN:
+            t[request, FIRST] = to_seconds(m[p])
+            r[request, CACHED] = m[p + 4]
+        elif m[p + 1] == core.FINISHED:
+            t[request, END] = to_seconds(m[p])
+            r[request, TOKENS], r[request, RESULT] = m[p + 3], COMPLETED
+    m[OUT_COUNT] = 0
 
 
 @compiled
