@@ -51,6 +51,7 @@ STATISTICS: Final = ("mean", "p90")
 _SETTINGS: Final = ControlSettings(max_queue=100_000, max_queue_s=3600.0)
 _COLUMNS: Final = ("policy", "repetition", "i", "at", "prompt_tokens", "output_tokens", "rank", "ttft", "e2e", "result")
 _LONGEST_PROMPT: Final = 4000
+_FEWEST: Final = 2
 
 Floats = npt.NDArray[np.float64]
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -194,20 +195,22 @@ class Run:
     e2e: Floats
 
 
-def read(folder: Path) -> list[Run]:
-    """What ``live`` wrote; policies that have fewer repetitions than the first are left out."""
+def read(folder: Path, least: int) -> list[Run]:
+    """What ``live`` wrote: of every policy with at least so many repetitions, the first so many."""
     found: dict[str, dict[int, list[dict[str, str]]]] = {}
     with (folder / "ranking.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault(row["policy"], {}).setdefault(int(row["repetition"]), []).append(row)
-    most = max(len(repetitions) for repetitions in found.values())
     runs = []
     for name, repetitions in found.items():
-        if len(repetitions) == most:
+        if len(repetitions) >= least:
             order, place, limit = name.split("/")
-            asked = tuple(tuple(map(_asked, rows)) for rows in repetitions.values())
-            e2e = np.array([float(row["e2e"]) for rows in repetitions.values() for row in rows])
+            kept = [repetitions[number] for number in sorted(repetitions)[:least]]
+            e2e = np.array([float(row["e2e"]) for rows in kept for row in rows])
+            asked = tuple(tuple(map(_asked, rows)) for rows in kept)
             runs.append(Run(Policy(order, place, int(limit)), asked, np.where(np.isnan(e2e), np.inf, e2e)))
+    if len(runs) < _FEWEST:
+        raise typer.BadParameter(f"{folder} has {len(runs)} policies with {least} repetitions; it takes {_FEWEST}")
     return runs
 
 
@@ -236,18 +239,19 @@ def compare(
     folder: Annotated[Path, typer.Argument(help="What live wrote.")],
     profile: Annotated[Path, typer.Option(help="A profile: an artifact's folder, or a JSON file.")],
     workers: Annotated[int, typer.Option(help="How many servers there were.")] = 2,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of each policy; those that have fewer are left out.")] = 1,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw measured against simulated here.")] = None,
     seed: Annotated[int, typer.Option(help="Of the intervals' resampling.")] = 0,
 ) -> None:
     """Judge the simulator's ranking against the live one."""
     from cli.report import Report
-    from cli.simulate.machines import load_profile
     from cli.simulate.resampling import Blocks, Resampled
+    from predictors.latency.model import Profile
 
-    engine = load_profile(str(profile))
+    engine = Profile.load(profile) if profile.is_dir() else Profile.from_json(profile.read_bytes())
     report = Report("benchmarks policy_ranking", seed, {"folder": folder.name, "profile": engine.name})
-    runs = read(folder)
+    runs = read(folder, repetitions)
     measured: dict[str, list[Interval]] = {name: [] for name in STATISTICS}
     ours: dict[str, list[float]] = {name: [] for name in STATISTICS}
     for run in runs:
@@ -259,11 +263,11 @@ def compare(
             ours[name].append(in_sim.value)
         labels = {"policy": run.policy.name}
         values = {f"live_{name}": measured[name][-1] for name in STATISTICS}
-        report.add(labels, {**values, **{f"sim_{name}": _plain(ours[name][-1]) for name in STATISTICS}})
+        report.row(labels, {**values, **{f"sim_{name}": _plain(ours[name][-1]) for name in STATISTICS}})
     verdicts = {name: judge([run.policy.name for run in runs], measured[name], ours[name]) for name in STATISTICS}
     _show(runs, measured, ours, verdicts)
     for name, verdict in verdicts.items():
-        report.add({"statistic": name}, {key: _plain(value) for key, value in verdict.items() if key != "winners"})
+        report.row({"statistic": name}, {key: _plain(value) for key, value in verdict.items() if key != "winners"})
     if plot is not None:
         _draw(plot, runs, measured, ours)
     if json_path is not None:

@@ -22,17 +22,17 @@ from predictors.latency.measurements import (
     SimulatedLoop,
     Slopes,
 )
-from predictors.latency.model import Profile
+from predictors.latency.model import Profile, padded
 
 Ints = NDArray[np.int64]
 
-_STEP_CONSTANTS = CONSTANTS[:7]
+_STEP_CONSTANTS = CONSTANTS[:8]
 
 
 class StepLedger:
     """An engine's runs, step by step: when each ended, when its tokens were seen, and what it was made of.
 
-    ``parts`` is (n, 7): by how much each step grows with each of the step's constants.
+    ``parts`` is (n, 8): by how much each step grows with each of the step's constants.
     """
 
     def __init__(self, runs: Sequence[StepRun], timing: StepTiming) -> None:
@@ -47,7 +47,7 @@ class StepLedger:
         self.parts = _parts(timing, ends - starts, prefill, batch, context + batch * k)
 
     def parts_until(self, times: Floats) -> Floats:
-        """Sum of parts (m, 7) up to each time; of a step in progress, the share that has passed."""
+        """Sum of parts (m, 8) up to each time; of a step in progress, the share that has passed."""
         moments = np.stack([self.starts, self.ends], axis=1).ravel()
         sums = np.cumsum(self.parts, axis=0)
         before = np.stack([sums - self.parts, sums], axis=1).reshape(-1, self.parts.shape[1])
@@ -58,7 +58,9 @@ def _parts(timing: StepTiming, durations: Ints, prefill: Ints, batch: Ints, cont
     """By how much each step grows with each of :data:`_STEP_CONSTANTS`: a floor that is reached is all of its step."""
     ones, zeros = np.ones(len(prefill)), np.zeros(len(prefill))
     seen = timing.b * prefill > timing.overlap
-    parts = np.stack([ones, prefill * seen, batch, context, zeros, -1.0 * seen, zeros], axis=1).astype(np.float64)
+    wide = np.clip(batch - timing.wide_batch, 0, None)
+    columns = (ones, prefill * seen, _padded(batch, timing.graph_step), context, zeros, -1.0 * seen, zeros, wide)
+    parts = np.stack(columns, axis=1).astype(np.float64)
     for column, floor, within in (
         (4, timing.eager_floor, prefill + batch > timing.graph_tokens),
         (6, timing.mixed_floor, prefill + batch <= timing.graph_tokens),
@@ -66,6 +68,11 @@ def _parts(timing: StepTiming, durations: Ints, prefill: Ints, batch: Ints, cont
         reached = (prefill > 0) & within & (durations <= floor)
         parts[reached] = np.eye(len(_STEP_CONSTANTS))[column]
     return parts
+
+
+def _padded(batch: Ints, step: int) -> Ints:
+    table = np.array([padded(size, step) for size in range(int(batch.max(initial=0)) + 1)], dtype=np.int64)
+    return table[batch]
 
 
 def replay(profile: Profile, load: Measurements, *, policy: SchedulingPolicy = SchedulingPolicy.FCFS) -> Simulated:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from predictors.latency.model import Profile
+from predictors.latency.model import Profile, padded
 
 PS_PER_S: Final = 10**12
 
@@ -41,6 +41,9 @@ class StepTiming:
     token_overhead: int
     overlap: int
     mixed_floor: int
+    wide: int
+    wide_batch: int
+    graph_step: int
 
     @classmethod
     def of(cls, profile: Profile) -> StepTiming:
@@ -56,17 +59,21 @@ class StepTiming:
             token_overhead=to_ps(profile.token_overhead_s),
             overlap=to_ps(profile.overlap_s),
             mixed_floor=to_ps(profile.mixed_floor_s),
+            wide=to_ps(profile.wide_s),
+            wide_batch=profile.wide_batch,
+            graph_step=profile.graph_step,
         )
 
     def scaled(self, factor: float) -> StepTiming:
         """Steps that take ``factor`` times as long; what the API server adds stays."""
-        names = ("a", "b", "c", "d", "eager_floor", "overlap", "mixed_floor")
+        names = ("a", "b", "c", "d", "eager_floor", "overlap", "mixed_floor", "wide")
         return replace(self, **{name: round(getattr(self, name) * factor) for name in names})
 
     def step(self, prefill_tokens: int, decoding: int, context: int) -> int:
         """Duration of one iteration."""
         prefill = max(self.b * prefill_tokens - self.overlap, 0)
-        ps = self.a + prefill + self.c * decoding + self.d * context
+        wide = self.wide * max(decoding - self.wide_batch, 0)
+        ps = self.a + prefill + self.c * padded(decoding, self.graph_step) + self.d * context + wide
         if not prefill_tokens:
             return ps
         eager = prefill_tokens + decoding > self.graph_tokens

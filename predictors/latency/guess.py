@@ -25,6 +25,12 @@ _OVERLAPS: Final = (0.1, 0.8)
 """Of ``a``: reading the weights is most of it where a model is big, launching kernels where it is small."""
 _MIXED: Final = 2.0
 """Of ``a``."""
+_WIDE: Final = 0.002
+"""Of ``a``, a sequence."""
+_WIDE_BATCH: Final = 128
+_GRAPH_STEP: Final = 8
+"""vLLM's."""
+_SIZES_SHOW_GRAPHS: Final = 8
 _TOLD_APART: Final = 4
 """How many closed loops of different sizes tell ``c`` from ``d``."""
 _SEQUENCE_S: Final = 2e-5
@@ -56,6 +62,8 @@ def guess(name: str, model: str, loads: Sequence[Measurements], limits: Limits =
         eager_floor_s=floor,
         overlap_s=_OVERLAPS[1] * a,
         mixed_floor_s=_MIXED * a,
+        wide_s=_WIDE * a if _widest(loads) > _WIDE_BATCH else 0.0,
+        graph_step=_GRAPH_STEP if _shows_graphs(loads) else 1,
         async_scheduling=True,
         graph_tokens=_GRAPH_TOKENS,
         cold_start_s=0.0,
@@ -81,6 +89,16 @@ def guesses(name: str, model: str, loads: Sequence[Measurements], limits: Limits
         for share in _OVERLAPS
         for ahead in (True, False)
     ]
+
+
+def _widest(loads: Sequence[Measurements]) -> float:
+    """The most that were decoding at once, on average over a request's life."""
+    return max(float(_company(load)[:, 1].max()) for load in loads)
+
+
+def _shows_graphs(loads: Sequence[Measurements]) -> bool:
+    """Whether batches of many known sizes were timed; else padding cannot be told from what a sequence takes."""
+    return len({load.concurrency for load in loads if load.concurrency}) > _SIZES_SHOW_GRAPHS
 
 
 def bearable_rate(profile: Profile, prompt_tokens: float, output_tokens: float) -> float:

@@ -133,6 +133,7 @@ def scale_tensor_parallel(base: Profile, of: Shape, to: Shape, *, gpus: int, eff
         d=base.d * cache,
         eager_floor_s=base.eager_floor_s * to.layers / of.layers,
         overlap_s=base.overlap_s * weights,
+        wide_s=base.wide_s * weights,
         mixed_floor_s=base.mixed_floor_s * to.layers / of.layers,
         cold_start_s=base.cold_start_s * weights,
         sleep_s=base.sleep_s * weights,

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 COLUMNS: Final = ("arrival", "prompt_tokens", "output_tokens", "ttft", "e2e", "itl_p50")
 CONSTANTS: Final = (
-    *("a", "b", "c", "d", "eager_floor_s", "overlap_s", "mixed_floor_s"),
+    *("a", "b", "c", "d", "eager_floor_s", "overlap_s", "mixed_floor_s", "wide_s"),
     *("request_overhead_s", "token_overhead_s"),
 )
 """A profile's constants that are learned; its limits are known from how the server was started."""

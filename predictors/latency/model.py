@@ -23,7 +23,9 @@ class Profile:
     """How long an engine takes, what it can hold, and what it costs.
 
     One iteration takes ``a + b·P + c·B + d·S`` seconds: P prefill tokens, B decoding sequences, S the sum of their
-    context lengths (the form of BLIS' black-box model with the attention term added). The weights are read while the
+    context lengths (the form of BLIS' black-box model with the attention term added). B is padded to the size of the
+    CUDA graph that is run (``graph_step``), and beyond ``wide_batch`` sequences, where the weights' products stop being
+    bound by reading them, each one takes ``wide_s`` more. The weights are read while the
     prompt's products are computed, which hides up to ``overlap_s`` of ``b·P`` (the roofline's knee). A prefilling step
     of more than ``graph_tokens`` tokens runs outside the captured CUDA graphs and takes at least ``eager_floor_s``, the
     time to launch its kernels; a smaller one, whose attention alone is launched, at least ``mixed_floor_s``. With
@@ -60,6 +62,11 @@ class Profile:
     overlap_s: float = 0.0
     mixed_floor_s: float = 0.0
     async_scheduling: bool = False
+    wide_s: float = 0.0
+    """Seconds a decoding sequence beyond ``wide_batch`` takes on top of ``c``."""
+    wide_batch: int = 128
+    graph_step: int = 1
+    """CUDA graphs are captured for batches of 1, 2, 4, … below this and for its multiples (8 in vLLM); 1: no padding."""
     warm_up_s: float = 0.0
     """After a cold start or a crash, seconds in which steps take ``warm_up_factor`` times as long."""
     warm_up_factor: float = 1.0
@@ -76,11 +83,12 @@ class Profile:
 
     def __post_init__(self) -> None:
         overheads = ("request_overhead_s", "token_overhead_s", "eager_floor_s", "cold_start_s", "warm_up_s")
-        for name in ("b", "c", "d", "overlap_s", "mixed_floor_s", *overheads):
+        for name in ("b", "c", "d", "overlap_s", "mixed_floor_s", "wide_s", *overheads):
             _require(getattr(self, name) >= 0.0, f"{name} must not be negative")
         _require(self.warm_up_factor >= 1.0, "warm_up_factor must be at least 1")
         _require(self.a >= 1e-9, "a must be at least a nanosecond")
-        for name in ("max_num_seqs", "kv_blocks", "block_size", "max_model_len", "graph_tokens"):
+        sizes = ("max_num_seqs", "kv_blocks", "block_size", "max_model_len", "graph_tokens", "graph_step", "wide_batch")
+        for name in sizes:
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
         _require(self.max_num_batched_tokens >= self.max_num_seqs, "max_num_batched_tokens must be >= max_num_seqs")
         held = self.kv_blocks * self.block_size
@@ -92,7 +100,8 @@ class Profile:
     def step_seconds(self, prefill_tokens: int, decoding: int, context: int) -> float:
         """Duration of one iteration."""
         prefill = max(self.b * prefill_tokens - self.overlap_s, 0.0)
-        seconds = self.a + prefill + self.c * decoding + self.d * context
+        wide = self.wide_s * max(decoding - self.wide_batch, 0)
+        seconds = self.a + prefill + self.c * padded(decoding, self.graph_step) + self.d * context + wide
         if not prefill_tokens:
             return seconds
         eager = prefill_tokens + decoding > self.graph_tokens
@@ -135,6 +144,13 @@ class Profile:
             return cls.from_json(content)
         except ProfileError as error:
             raise artifact.ArtifactSchema(f"{path / FILE}: {error}") from error
+
+
+def padded(decoding: int, step: int) -> int:
+    """The batch size of the CUDA graph that a step of so many decoding sequences runs; see ``graph_step``."""
+    if step == 1 or decoding <= 0:
+        return max(decoding, 0)
+    return -(-decoding // step) * step if decoding >= step else 1 << (decoding - 1).bit_length()
 
 
 def _require(condition: bool, message: str) -> None:

@@ -109,31 +109,37 @@ AHEAD: Final = 60
 STARTED: Final = 61
 """When the latest step began."""
 
+# Wide batches (a sequence beyond how many costs more), as they are and while slow; and what batches are padded to
+STEADY_WIDE: Final = 62
+SLOW_WIDE: Final = 63
+WIDE_BATCH: Final = 64
+GRAPH_STEP: Final = 65
+
 # Places and sizes of the tables
-SLOTS: Final = 62
-SLOT_CAPACITY: Final = 63
-FREE: Final = 64
-COMING: Final = 65
-QUEUE: Final = 66
-ENDS: Final = 67
-ENDS_CAPACITY: Final = 68
-DECODING: Final = 69
-FILLING: Final = 70
-OUT: Final = 71
-OUT_CAPACITY: Final = 72
-LOG: Final = 73
-LOG_CAPACITY: Final = 74
-PHASES: Final = 75
+SLOTS: Final = 66
+SLOT_CAPACITY: Final = 67
+FREE: Final = 68
+COMING: Final = 69
+QUEUE: Final = 70
+ENDS: Final = 71
+ENDS_CAPACITY: Final = 72
+DECODING: Final = 73
+FILLING: Final = 74
+OUT: Final = 75
+OUT_CAPACITY: Final = 76
+LOG: Final = 77
+LOG_CAPACITY: Final = 78
+PHASES: Final = 79
 """Decoding sequences by ``BASE`` modulo the block size."""
-UNITS: Final = 76
-UNIT_CAPACITY: Final = 77
-UNIT_FREE: Final = 78
-TABLE: Final = 79
-TABLE_CAPACITY: Final = 80
-CHAINS: Final = 81
-CHAIN_CAPACITY: Final = 82
+UNITS: Final = 80
+UNIT_CAPACITY: Final = 81
+UNIT_FREE: Final = 82
+TABLE: Final = 83
+TABLE_CAPACITY: Final = 84
+CHAINS: Final = 85
+CHAIN_CAPACITY: Final = 86
 """Hashes a slot can hold; its units' numbers lie behind them."""
-HEADER: Final = 84
+HEADER: Final = 88
 
 # A slot
 STAGE: Final = 0

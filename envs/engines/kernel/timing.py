@@ -6,12 +6,16 @@ import numpy as np
 
 from envs.engines.kernel.memory import (
     CLOCK,
+    GRAPH_STEP,
     GRAPH_TOKENS,
     SLOW,
     SLOW_PREFILL,
     SLOW_UNTIL,
+    SLOW_WIDE,
     STEADY,
     STEADY_PREFILL,
+    STEADY_WIDE,
+    WIDE_BATCH,
     Memory,
 )
 from predictors.compiled import compiled
@@ -22,12 +26,27 @@ def step_time(m: Memory, prefill: int, decoding: int, context: int) -> int:
     """Duration of an iteration that begins at the clock."""
     slow = m[CLOCK] < m[SLOW_UNTIL]
     t = SLOW if slow else STEADY
-    ps = m[t] + m[t + 2] * decoding + m[t + 3] * context
+    wide = m[SLOW_WIDE] if slow else m[STEADY_WIDE]
+    ps = m[t] + m[t + 2] * padded(m, decoding) + m[t + 3] * context + wide * max(decoding - m[WIDE_BATCH], 0)
     if prefill == 0:
         return int(ps)
     u = SLOW_PREFILL if slow else STEADY_PREFILL
     ps += max(m[t + 1] * prefill - m[u], 0)
     return int(max(ps, m[t + 4] if prefill + decoding > m[GRAPH_TOKENS] else m[u + 1]))
+
+
+@compiled
+def padded(m: Memory, decoding: int) -> int:
+    """The batch size of the CUDA graph that a decode step of so many sequences runs."""
+    step = m[GRAPH_STEP]
+    if step == 1:
+        return decoding
+    if decoding >= step:
+        return int((decoding + step - 1) // step * step)
+    size = 1
+    while size < decoding:
+        size *= 2
+    return size if decoding > 0 else 0
 
 
 @compiled

@@ -70,6 +70,9 @@ def scripts(draw: st.DrawFn) -> Script:
         wake_s=0.02,
         warm_up_s=draw(st.sampled_from([0.0, 0.03])),
         warm_up_factor=2.5,
+        wide_s=draw(st.sampled_from([0.0, 70e-6])),
+        wide_batch=2,
+        graph_step=draw(st.sampled_from([1, 4])),
     )
     times = st.floats(0.0, 0.6, allow_nan=False).map(lambda t: round(t, 4))
     count = draw(st.integers(1, 14))

@@ -59,6 +59,9 @@ def test_latencies_are_their_slopes_times_the_constants() -> None:
         overlap_s=0.3e-3,
         mixed_floor_s=5.6e-3,
         async_scheduling=True,
+        wide_s=90e-6,
+        wide_batch=3,
+        graph_step=4,
         token_overhead_s=1e-6,
     )
     rng = np.random.default_rng(6)
@@ -93,8 +96,9 @@ def test_a_closed_loops_client_takes_its_time_as_it_was_seen_to() -> None:
 def test_throughput_slopes_are_those_of_a_small_change(name: str) -> None:
     floors = {"eager_floor_s": 20e-3} if name == "eager_floor_s" else {"mixed_floor_s": 20e-3}
     floors = {} if name == "overlap_s" else floors
-    shape = profile(graph_tokens=20 if name == "eager_floor_s" else 512, overlap_s=0.3e-3, **floors)
-    loop = ClosedLoop(1, 64, 10, 5, 0.0)
+    wide = {"wide_s": 90e-6, "wide_batch": 1} if name == "wide_s" else {}
+    shape = profile(graph_tokens=20 if name == "eager_floor_s" else 512, overlap_s=0.3e-3, **floors, **wide)
+    loop = ClosedLoop(3 if wide else 1, 64, 10, 15 if wide else 5, 0.0)
     change = getattr(shape, name) * 1e-4
     more = closed_loop(replace(shape, **{name: getattr(shape, name) + change}), loop).tokens_per_s
     now = closed_loop(shape, loop)
