@@ -26,7 +26,7 @@ _GRACE_S = 1
 
 def sim(
     profile: Annotated[
-        str, typer.Option(help="Engine profile: the name of an artifact (h100-8b), or the folder of one.")
+        str, typer.Option(help="Engine profile: an artifact's name (h100-8b), its folder, or a JSON file.")
     ] = "h100-8b",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -36,6 +36,9 @@ def sim(
     max_num_queued_reqs: Annotated[
         int | None, typer.Option(min=0, help="Answer 503 above so many requests in flight, running and waiting.")
     ] = None,
+    enable_sleep_mode: Annotated[
+        bool, typer.Option("--enable-sleep-mode", help="Serve /sleep, /wake_up and /is_sleeping, as vLLM in dev mode.")
+    ] = False,
     tasks_seed: Annotated[int, typer.Option(help="Seed of the task book whose prompts get real answers.")] = 0,
     tasks_count: Annotated[int, typer.Option(min=0, help="Tasks in the book; other prompts get filler.")] = 0,
     tasks_split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
@@ -47,31 +50,27 @@ def sim(
 ) -> None:
     """Serve one simulated worker until it is told to stop."""
     chosen = _seats(_profile(profile, home), max_num_seqs)
-    worker = _worker(chosen, model, scheduling_policy, max_num_queued_reqs, (tasks_seed, tasks_count, tasks_split))
+    tasks = tasks_seed, tasks_count, tasks_split
+    worker = _worker(chosen, model, scheduling_policy, max_num_queued_reqs, tasks, sleep_mode=enable_sleep_mode)
     listener = _bind(host, port)
     url = f"http://{host}:{listener.getsockname()[1]}"
     console = Console(stderr=True)
     if cold_start:
         console.print(f"starting {chosen.name}: {chosen.cold_start_s:g} s", highlight=False)
         time.sleep(chosen.cold_start_s)
-    _info(worker, url, tasks_seed).write(json_path)
+    _info(worker, url, tasks_seed, enable_sleep_mode).write(json_path)
     console.print(f"{worker.limits.model} ({chosen.name}, simulated) on {url}", highlight=False, soft_wrap=True)
     _serve(worker, listener)
 
 
-def _profile(name: str, home: Path | None) -> Profile:
-    from controller.errors import StoreError
+def _profile(ref: str, home: Path | None) -> Profile:
+    from cli.simulate.machines import load_profile
     from controller.store import ArtifactStore, home_in, shipped_models
-    from predictors.artifact import ArtifactError
-    from predictors.latency.model import KIND, Profile
 
     try:
-        if "/" in name or Path(name).is_dir():
-            return Profile.load(Path(name))
-        store = ArtifactStore(shipped_models(), home or home_in(os.environ))
-        return Profile.load(store.resolve(f"{KIND}/{name}"))
-    except (ArtifactError, StoreError) as error:
-        raise fail(f"--profile {name}: {escape(str(error))}", 1) from error
+        return load_profile(ref, ArtifactStore(shipped_models(), home or home_in(os.environ)))
+    except ValueError as error:
+        raise fail(escape(str(error)), 1) from error
 
 
 def _seats(profile: Profile, max_num_seqs: int | None) -> Profile:
@@ -84,7 +83,13 @@ def _seats(profile: Profile, max_num_seqs: int | None) -> Profile:
 
 
 def _worker(
-    profile: Profile, model: str | None, policy: str, max_num_queued_reqs: int | None, tasks: tuple[int, int, str]
+    profile: Profile,
+    model: str | None,
+    policy: str,
+    max_num_queued_reqs: int | None,
+    tasks: tuple[int, int, str],
+    *,
+    sleep_mode: bool,
 ) -> SimWorker:
     from envs.answers import TaskAnswerer, TaskBook
     from envs.engines.sequence import SchedulingPolicy
@@ -104,6 +109,7 @@ def _worker(
         model=model,
         policy=SchedulingPolicy(policy),
         max_num_queued_reqs=max_num_queued_reqs,
+        sleep_mode=sleep_mode,
     )
 
 
@@ -119,13 +125,14 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _info(worker: SimWorker, url: str, seed: int) -> Report:
+def _info(worker: SimWorker, url: str, seed: int, sleep_mode: bool) -> Report:
     settings = {
         "profile": worker.profile.name,
         "model": worker.limits.model,
         "max_num_seqs": worker.profile.max_num_seqs,
         "scheduling_policy": worker.policy.value,
         "max_num_queued_reqs": worker.max_num_queued_reqs,
+        "enable_sleep_mode": sleep_mode,
     }
     report = Report("worker sim", seed, settings)
     report.extra("url", url)

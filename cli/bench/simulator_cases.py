@@ -5,27 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from controller.pipeline import ControlPlane
-from controller.protocols import Resources
-from controller.settings import ControlSettings
-from controller.stages import build
-from controller.types import PoolSpec, Scores, Ticket, WorkerSpec
-from envs.best_effort import BestEffortEnv
-from envs.engines.base import EngineRequest
-from envs.engines.reference import ReferenceEngine
-from envs.engines.sim import SimEngine
-from envs.fleet import FleetRequest, SimFleet
-from envs.long_replay import Requests, replay, through_one
-from envs.sources import default_source
-from envs.traces import open_trace
-from envs.workloads import Arrival, LogNormalLengths, Poisson, arrivals
-from predictors.latency.model import Profile
+if TYPE_CHECKING:
+    from envs.episode import EpisodeSource
+    from envs.fleet import FleetRequest, SimFleet
+    from envs.long_replay import Requests
+    from envs.workloads import Arrival
+    from predictors.latency.model import Profile
 
 __all__ = ["Case", "cases", "timed"]
 
@@ -55,20 +47,35 @@ def cases(profile: Profile, trace: Path | None, requests: int, seed: int) -> Ite
     for place in ("round_robin", "least_load"):
         what = f"16 engines, 64 requests/s, compiled {place}"
         yield Case(f"16_engines_{place}", what, _compiled(profile, many, place), 1e6)
-    hour, what = _hour(trace, seed)
-    yield Case("control_plane", f"whole ControlPlane, 2 engines, {what}", _control_plane(profile, hour), 2e4)
+    hour = f"the trace {trace.name}" if trace else "an hour of made conversations"
+    what = f"whole ControlPlane, 2 engines, {hour}"
+    yield Case("control_plane", what, _control_plane(profile, trace, seed), 2e4)
     yield Case("environment", "steps of headway/BestEffort-v0, an episode's draw included", _environment(seed), 2e4)
+
+
+def timed(run: Callable[[], int]) -> float:
+    """Requests a second of this process's time on its core."""
+    began = time.process_time()
+    return run() / (time.process_time() - began)
 
 
 def _poisson(rng: np.random.Generator, count: int, rate: float) -> Requests:
     """Prompts of 100 to 1,500 tokens, answers of 20 to 340."""
+    from envs.long_replay import Requests
+
     none = np.zeros(count, dtype=np.int64)
     sizes = rng.integers(100, 1500, count), rng.integers(20, 340, count)
     starts = np.zeros(count + 1, dtype=np.int64)
     return Requests(np.cumsum(rng.exponential(1.0 / rate, count)), *sizes, none, starts, none[:0], none)
 
 
+# ---------------------------------------------------------------------- engines alone
+
+
 def _reference(profile: Profile, load: Requests) -> Callable[[], Callable[[], int]]:
+    from envs.engines.base import EngineRequest
+    from envs.engines.reference import ReferenceEngine
+
     def prepare() -> Callable[[], int]:
         engine = ReferenceEngine(profile)
 
@@ -87,33 +94,50 @@ def _reference(profile: Profile, load: Requests) -> Callable[[], Callable[[], in
 
 
 def _through(profile: Profile, load: Requests) -> Callable[[], Callable[[], int]]:
+    from envs.engines.sim import SimEngine
+    from envs.long_replay import through_one
+
     return lambda: lambda: int(through_one(load, SimEngine(profile)).completed.sum())
 
 
 def _compiled(profile: Profile, load: Requests, place: str) -> Callable[[], Callable[[], int]]:
+    from controller.types import WorkerSpec
+    from envs.engines.sim import SimEngine
+    from envs.long_replay import replay
+
     workers = [(WorkerSpec(f"w{i}", _POOL, f"sim://{i}", 256), SimEngine(profile)) for i in range(16)]
     return lambda: lambda: int(replay(load, workers, place).completed.sum())
 
 
-def _hour(trace: Path | None, seed: int) -> tuple[list[Arrival], str]:
-    if trace is not None:
-        return list(open_trace(trace)), f"the trace {trace.name}"
-    lengths = LogNormalLengths(750.0, 150.0, 0.8, 0.8, longest_prompt=6000, longest_output=1000)
-    made = arrivals(Poisson(5.5), lengths, seed, duration=3600.0)
-    return list(made), "an hour of made conversations"
+# ---------------------------------------------------------------------- under the control plane
 
 
-def _control_plane(profile: Profile, load: Sequence[Arrival]) -> Callable[[], Callable[[], int]]:
-    requests = [_request(i, arrival, profile) for i, arrival in enumerate(load)]
+def _control_plane(profile: Profile, trace: Path | None, seed: int) -> Callable[[], Callable[[], int]]:
+    @cache
+    def requests() -> list[FleetRequest]:
+        return [_request(i, arrival, profile) for i, arrival in enumerate(_hour(trace, seed))]
 
     def prepare() -> Callable[[], int]:
-        fleet = _fleet(profile)
-        return lambda: len(fleet.replay(requests))
+        asked, fleet = requests(), _fleet(profile)
+        return lambda: len(fleet.replay(asked))
 
     return prepare
 
 
+def _hour(trace: Path | None, seed: int) -> Sequence[Arrival]:
+    from envs.traces import open_trace
+    from envs.workloads import LogNormalLengths, Poisson, arrivals
+
+    if trace is not None:
+        return list(open_trace(trace))
+    lengths = LogNormalLengths(750.0, 150.0, 0.8, 0.8, longest_prompt=6000, longest_output=1000)
+    return list(arrivals(Poisson(5.5), lengths, seed, duration=3600.0))
+
+
 def _request(index: int, arrival: Arrival, profile: Profile) -> FleetRequest:
+    from controller.types import Scores, Ticket
+    from envs.fleet import FleetRequest
+
     assert arrival.lengths is not None
     output = min(arrival.lengths.output_tokens, profile.max_model_len // 2)
     prompt = min(arrival.lengths.prompt_tokens, profile.max_model_len - output)
@@ -123,6 +147,14 @@ def _request(index: int, arrival: Arrival, profile: Profile) -> FleetRequest:
 
 
 def _fleet(profile: Profile) -> SimFleet:
+    from controller.pipeline import ControlPlane
+    from controller.protocols import Resources
+    from controller.settings import ControlSettings
+    from controller.stages import build
+    from controller.types import PoolSpec, WorkerSpec
+    from envs.engines.sim import SimEngine
+    from envs.fleet import SimFleet
+
     pools = (PoolSpec(_POOL, profile.model, 0, context_length=profile.max_model_len),)
     settings = ControlSettings(record_share=_SHARE)
     chosen: dict[str, Any] = {"order": ("length_rank", {}), "place": ("least_load", {})}
@@ -133,10 +165,16 @@ def _fleet(profile: Profile) -> SimFleet:
 
 
 def _environment(seed: int) -> Callable[[], Callable[[], int]]:
-    source = default_source(seed=seed)
+    @cache
+    def source() -> EpisodeSource:
+        from envs.sources import default_source
+
+        return default_source(seed=seed)
 
     def prepare() -> Callable[[], int]:
-        env = BestEffortEnv(source, kind="bursty", record_share=_SHARE)
+        from envs.best_effort import BestEffortEnv
+
+        env = BestEffortEnv(source(), kind="bursty", record_share=_SHARE)
         actions = np.random.default_rng(seed).integers(env.codec.slots, size=100_000).tolist()
 
         def run() -> int:
@@ -154,9 +192,3 @@ def _environment(seed: int) -> Callable[[], Callable[[], int]]:
         return run
 
     return prepare
-
-
-def timed(run: Callable[[], int]) -> float:
-    """Requests a second of this process's time on its core."""
-    began = time.process_time()
-    return run() / (time.process_time() - began)

@@ -20,6 +20,7 @@ from cli.report import Report
 from cli.simulate.compiled import CompiledRunner
 from cli.simulate.machines import Machines, parse_machines
 from cli.simulate.policies import Policy, parse_policies
+from cli.simulate.prefixes import keeps_prefixes
 from cli.simulate.runner import FullRunner, Limits, Outcome, Runner
 from cli.simulate.table import show
 from cli.simulate.workload import Ranks, Workload, open_workload, rank_by_length
@@ -45,7 +46,9 @@ def simulate(
     format: Annotated[str | None, typer.Option(help="Of the trace; told by its content if left out.")] = None,
     start: Annotated[int, typer.Option(min=0, help="Row of the trace to begin at.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Requests to replay at most.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Mean requests/s that the trace is scaled to.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Mean requests/s that the trace is scaled to, before any are left out.")
+    ] = None,
     time_scale: Annotated[float | None, typer.Option(help="Multiplies times: 0.5 doubles the rate.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Workers of each profile that does not say.")] = 1,
     max_inflight: Annotated[int, typer.Option(min=1, help="Requests on one worker at most; others wait.")] = 64,
@@ -67,7 +70,13 @@ def simulate(
             help="Kendall's tau between true lengths and the ranks length_rank is given: 1 is an oracle.",
         ),
     ] = 0.4,
-    prefix_caching: Annotated[bool, typer.Option(help="Engines keep prefixes, where the trace has them.")] = True,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching",
+            help="Engines find prefixes of prompts again; if left out, they do where the trace has any.",
+        ),
+    ] = None,
     skip_too_long: Annotated[
         bool, typer.Option("--skip-too-long", help="Leave out prompts that no pool's context holds.")
     ] = False,
@@ -97,8 +106,18 @@ def simulate(
         whole, kind = open_workload(
             trace, format, start=start, limit=limit, rate=rate, time_scale=time_scale, deadline_s=deadline, seed=seed
         )
-        study = _study(machines, policies, whole, _objective(goodput), rank_noise, seed, skip_too_long=skip_too_long)
-        runner = _runner(engine, study, limits, prefix_caching)
+        study = _study(
+            machines,
+            policies,
+            whole,
+            _objective(goodput),
+            rank_noise,
+            seed,
+            skip_too_long=skip_too_long,
+            prefix_caching=prefix_caching,
+        )
+        runner = _runner(engine, study, limits)
+        _warn_of_one_pool(study)
         outcomes = _run(runner, study)
     report = _report(study, outcomes, {**given, "trace": str(trace), "format": kind})
     report.write(json_path)
@@ -118,6 +137,7 @@ class _Study:
     objective: Objective
     ranks: Ranks | None
     seed: int
+    prefix_caching: bool
 
 
 @contextmanager
@@ -153,6 +173,7 @@ def _study(
     seed: int,
     *,
     skip_too_long: bool,
+    prefix_caching: bool | None,
 ) -> _Study:
     """Ranks are drawn only where a policy asks for them."""
     workload = whole.within(machines.longest_context) if skip_too_long else whole
@@ -160,20 +181,33 @@ def _study(
         raise ValueError(f"no request has a prompt of less than {machines.longest_context} tokens")
     wanted = any(policy.chosen("order") == "length_rank" for policy in policies)
     ranks = rank_by_length(workload.output_tokens, tau, seed) if wanted else None
-    return _Study(machines, policies, workload, len(whole) - len(workload), objective, ranks, seed)
+    caching, left_out = keeps_prefixes(prefix_caching, workload, machines), len(whole) - len(workload)
+    return _Study(machines, policies, workload, left_out, objective, ranks, seed, caching)
 
 
-def _runner(engine: str, study: _Study, limits: Limits, prefix_caching: bool) -> Runner:
+def _runner(engine: str, study: _Study, limits: Limits) -> Runner:
     runner: Runner
+    machines, caching = study.machines, study.prefix_caching
     if engine == "compiled":
-        runner = CompiledRunner(study.machines, limits=limits, prefix_caching=prefix_caching)
+        runner = CompiledRunner(machines, limits=limits, prefix_caching=caching)
     else:
-        runner = FullRunner(
-            study.machines, limits=limits, ranks=study.ranks, seed=study.seed, prefix_caching=prefix_caching
-        )
+        runner = FullRunner(machines, limits=limits, ranks=study.ranks, seed=study.seed, prefix_caching=caching)
     for policy in study.policies:
         runner.check(policy)
     return runner
+
+
+def _warn_of_one_pool(study: _Study) -> None:
+    """Every request may be answered by every pool, and a tier stage that nobody chose does not choose either."""
+    pools = study.machines.pools
+    silent = [policy.name for policy in study.policies if "tier" not in policy.stages]
+    if len(pools) > 1 and silent:
+        weights = ", ".join(f"{pool.name}: 1" for pool in pools)
+        told = (
+            f"under {' and '.join(silent)} every request goes to {pools[0].model}, the first of {len(pools)} models "
+            f"that can hold it; add tier=threshold, or tier=static,tier.weights={{{weights}}}, to the policy"
+        )
+        Console(stderr=True).print(f"[bold yellow]headway:[/] {escape(told)}", highlight=False, soft_wrap=True)
 
 
 def _run(runner: Runner, study: _Study) -> list[Outcome]:
@@ -198,6 +232,8 @@ def _report(study: _Study, outcomes: Sequence[Outcome], given: dict[str, Any]) -
     workload, ranks = study.workload, study.ranks
     settings = {
         **given,
+        "prefix_caching": study.prefix_caching,
+        "prefix_block": workload.prefix_block,
         "requests": len(workload),
         "left_out": study.left_out,
         "span_s": workload.span_s,
@@ -223,6 +259,8 @@ def _about(study: _Study, kind: str) -> str:
     lines = [f"{len(workload):,} requests ({kind}) over {workload.span_s:,.0f} s{rate}; fleet: {fleet}."]
     if study.left_out:
         lines.append(f"{study.left_out:,} requests left out: their prompts fit no pool's context.")
+    if study.prefix_caching:
+        lines.append(f"Engines keep prefixes, in blocks of {workload.prefix_block} tokens as the trace tells them.")
     if ranks is not None:
         tau = "undefined" if ranks.tau is None else f"{ranks.tau:.2f}"
         lines.append(

@@ -35,7 +35,10 @@ _PLAIN: Final = {
 
 
 class CompiledRunner:
-    """``fcfs`` with the simple placements over one pool, without deadlines; does not count preemptions."""
+    """``fcfs`` with the simple placements over one pool, without deadlines.
+
+    It counts no preemptions, and reads the KV use of all workers together.
+    """
 
     def __init__(self, machines: Machines, *, limits: Limits | None = None, prefix_caching: bool = True) -> None:
         self._machines = machines
@@ -75,7 +78,11 @@ class CompiledRunner:
         )
         wall = time.perf_counter() - started
         progress(len(workload))
-        return _outcome(workload, found, wall)
+        return _outcome(workload, found, wall, self._prefix_block(workload) is not None)
+
+    def _prefix_block(self, workload: Workload) -> int | None:
+        """Tokens that one hash stands for in the engines' prefix caches; ``None`` where they have none."""
+        return workload.prefix_block if self._prefix_caching else None
 
     def _requests(self, workload: Workload) -> Requests:
         """An answer ends where the context does."""
@@ -89,12 +96,13 @@ class CompiledRunner:
             max_tokens=workload.max_tokens,
             starts=workload.prefix_start,
             hashes=workload.prefix,
+            prompt_hashes=workload.prompt_hashes,
         )
 
     def _workers(self, workload: Workload, policy: Policy) -> list[tuple[WorkerSpec, SimEngine]]:
         from envs.engines.sim import SimEngine
 
-        block = workload.prefix_block if self._prefix_caching else None
+        block = self._prefix_block(workload)
         specs = worker_specs(self._machines, self._limits, policy)
         return [
             (spec, SimEngine(machine.profile, prefix_tokens=block))
@@ -109,7 +117,7 @@ def _prefix_options(policy: Policy) -> PrefixOptions:
     return PrefixOptions.model_validate(options if name == "prefix" else {})
 
 
-def _outcome(workload: Workload, found: Replayed, wall_s: float) -> Outcome:
+def _outcome(workload: Workload, found: Replayed, wall_s: float, caching: bool) -> Outcome:
     completed = found.completed
     at, queued, running, waiting, kv = found.samples.T
     never: npt.NDArray[np.bool_] = np.isnan(found.ended_at)
@@ -121,8 +129,16 @@ def _outcome(workload: Workload, found: Replayed, wall_s: float) -> Outcome:
     }
     return Outcome(
         **columns,
-        gauges=Gauges(at, queued + waiting, running, kv, kv),
+        gauges=Gauges(at, queued + waiting, running, kv, None),
         preemptions=None,
+        prefix_hit_rate=_hit_rate(workload, found) if caching else None,
         duration_s=float(np.where(never, workload.at, found.ended_at).max(initial=0.0)),
         wall_s=wall_s,
     )
+
+
+def _hit_rate(workload: Workload, found: Replayed) -> float | None:
+    """Over the requests whose answer began; a prompt that is computed again after a preemption counts once."""
+    begun = np.isfinite(found.first_token_at)
+    asked = int(workload.prompt_tokens[begun].sum())
+    return int(found.cached_tokens[begun].sum()) / asked if asked else None

@@ -85,7 +85,7 @@ def _figures(one: _Judged, outcome: Outcome, machines: Machines) -> dict[str, Me
         found[f"{name}_mean"] = column.mean()
         found |= {f"{name}_{label}": column.quantile(q) for label, q in _QUANTILES.items()}
     spans = _spans(machines, outcome.duration_s)
-    completed = int((outcome.result == COMPLETED).sum())
+    completed, fullest = int((outcome.result == COMPLETED).sum()), outcome.gauges.kv_most
     tokens = int(outcome.output_tokens[outcome.result == COMPLETED].sum())
     return found | {
         "availability": one.available.mean(),
@@ -93,9 +93,10 @@ def _figures(one: _Judged, outcome: Outcome, machines: Machines) -> dict[str, Me
         "throughput_rps": _per_second(completed, outcome.duration_s),
         "output_tokens_per_s": _per_second(tokens, outcome.duration_s),
         "preemptions": outcome.preemptions,
+        "prefix_hit_rate": outcome.prefix_hit_rate,
         "waiting_peak": float(outcome.gauges.waiting.max(initial=0.0)),
         "running_peak": float(outcome.gauges.running.max(initial=0.0)),
-        "kv_peak": float(outcome.gauges.kv_most.max(initial=0.0)),
+        "kv_peak": None if fullest is None else float(fullest.max(initial=0.0)),
         "duration_s": outcome.duration_s,
         "gpu_hours": gpu_hours(spans),
         "usd": dollars(spans),

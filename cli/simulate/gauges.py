@@ -32,13 +32,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Readings as columns (samples,); ``at`` in seconds from the first arrival."""
+    """Readings as columns (samples,); ``at`` in seconds from the first arrival.
+
+    ``kv_most`` is ``None`` where the runner reads the mean over workers alone.
+    """
 
     at: Floats
     waiting: Floats
     running: Floats
     kv_mean: Floats
-    kv_most: Floats
+    kv_most: Floats | None
 
 
 class Sampler:

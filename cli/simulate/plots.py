@@ -116,10 +116,12 @@ def _kv(gauges: Mapping[str, Gauges], title: str, path: Path) -> Path:
     figure, (axis,) = _figure(1, 10, 4.6, title)
     _lines(axis, gauges, lambda gauge: gauge.kv_mean, 100.0)
     by, _ = _unit(max((float(g.at[-1]) for g in gauges.values() if len(g.at)), default=0.0))
-    several = any(not np.array_equal(gauge.kv_mean, gauge.kv_most) for gauge in gauges.values())
-    for index, gauge in enumerate(gauges.values() if several else ()):
-        style = {"color": _colour(index), "linewidth": 1.0, "linestyle": ":"}
-        axis.plot(gauge.at / by, _smooth(100.0 * gauge.kv_most), **style)
+    several = False
+    for index, gauge in enumerate(gauges.values()):
+        if gauge.kv_most is not None and not np.array_equal(gauge.kv_mean, gauge.kv_most):
+            style = {"color": _colour(index), "linewidth": 1.0, "linestyle": ":"}
+            axis.plot(gauge.at / by, _smooth(100.0 * gauge.kv_most), **style)
+            several = True
     axis.set_ylabel("% of KV blocks" + ("\n(mean of workers; dotted: fullest)" if several else ""))
     axis.set_ylim(bottom=0)
     _legend(figure, axis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from controller.pipeline import ControlPlane
     from controller.settings import ControlSettings
     from controller.types import WorkerSpec
+    from envs.engines.base import EngineState
     from envs.engines.sim import SimEngine
     from envs.fleet import Ended, FleetRequest, SimFleet
 
@@ -66,6 +67,8 @@ class Outcome:
     gauges: Gauges
     preemptions: int | None
     """``None`` where the runner does not count them."""
+    prefix_hit_rate: float | None
+    """Share of the prompts' tokens that engines found in their prefix caches; ``None`` where they have none."""
     duration_s: float
     """From the first arrival to the last end."""
     wall_s: float
@@ -136,8 +139,7 @@ class FullRunner:
         outcome.take(fleet.take_ended())
         wall = time.perf_counter() - started
         progress(len(workload) - told)
-        preemptions = sum(engine.state().preemptions for engine in engines)
-        return outcome.outcome(workload, sampler.gauges(), preemptions, wall)
+        return outcome.outcome(sampler.gauges(), [engine.state() for engine in engines], wall)
 
     def check(self, policy: Policy) -> None:
         """See :meth:`Runner.check`."""
@@ -201,6 +203,7 @@ class _Requests:
         self._prompts, self._outputs = workload.prompt_tokens.tolist(), workload.output_tokens.tolist()
         self._limits, self._deadlines = workload.max_tokens.tolist(), workload.deadline_s.tolist()
         self._tenants = [workload.tenants[tenant] for tenant in workload.tenant.tolist()]
+        self._prompt_hashes = workload.prompt_hashes.tolist()
         self._has_prefix = workload.prefix_block is not None
         self._ranks = None if ranks is None else ranks.values.tolist()
 
@@ -212,18 +215,19 @@ class _Requests:
         workload, ranks = self._workload, self._ranks
         for index, at in enumerate(workload.at.tolist()):
             prompt, output, deadline = self._prompts[index], self._outputs[index], self._deadlines[index]
+            prefix = workload.prefix_of(index) if self._has_prefix else ()
             ticket = Ticket(
                 id=f"r{index}",
                 model=ALIAS,
                 tenant=self._tenants[index],
                 prompt_tokens=prompt,
                 max_tokens=self._limits[index] or None,
-                prefix=workload.prefix_of(index) if self._has_prefix else (),
+                prefix=prefix[: self._prompt_hashes[index]],
                 deadline=None if deadline == math.inf else at + deadline,
             )
             lengths = {pool: max(1, min(output, context - prompt)) for pool, context in self._contexts}
             scores = None if ranks is None else Scores(length_rank=ranks[index])
-            yield FleetRequest(at, ticket, prompt, lengths, scores, index)
+            yield FleetRequest(at, ticket, prompt, lengths, scores, index, prefix=prefix)
 
 
 class _Columns:
@@ -250,9 +254,20 @@ class _Columns:
                 self._e2e[index] = end.at - at
             self._last = max(self._last, end.at)
 
-    def outcome(self, workload: Workload, gauges: Gauges, preemptions: int, wall_s: float) -> Outcome:
-        """All of it."""
-        return Outcome(self._result, self._e2e, self._ttft, self._tokens, gauges, preemptions, self._last, wall_s)
+    def outcome(self, gauges: Gauges, states: Sequence[EngineState], wall_s: float) -> Outcome:
+        """All of it, with what the engines' own gauges show in the end."""
+        queries, hits = sum(state.prefix_queries for state in states), sum(state.prefix_hits for state in states)
+        return Outcome(
+            result=self._result,
+            e2e=self._e2e,
+            ttft=self._ttft,
+            output_tokens=self._tokens,
+            gauges=gauges,
+            preemptions=sum(state.preemptions for state in states),
+            prefix_hit_rate=hits / queries if queries else None,
+            duration_s=self._last,
+            wall_s=wall_s,
+        )
 
 
 def _reading(control: ControlPlane, engines: Iterable[SimEngine], now: float) -> Reading:

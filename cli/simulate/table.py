@@ -34,6 +34,7 @@ _OTHERS: Final = (
     ("throughput_rps", "throughput, requests/s", 1.0),
     ("output_tokens_per_s", "output tokens/s", 1.0),
     ("preemptions", "preemptions", 1.0),
+    ("prefix_hit_rate", "prefix hit rate, %", 100.0),
     ("waiting_peak", "waiting, peak", 1.0),
     ("running_peak", "running, peak", 1.0),
     ("kv_peak", "KV use, peak, %", 100.0),

@@ -30,8 +30,9 @@ class Workload:
     """n requests in order of time, all columns (n,). Times in seconds from the first, sizes in tokens.
 
     ``max_tokens`` is 0 where the client set no limit, ``deadline_s`` infinite where there is none. ``prefix`` holds the
-    block hashes of all prompts one after another, those of request i between ``prefix_start[i]`` and the next;
-    ``prefix_block`` tokens a hash, ``None`` where the trace has none.
+    chains of block hashes of all requests one after another, that of request i between ``prefix_start[i]`` and the
+    next; ``prefix_block`` tokens a hash, ``None`` where the trace has none. A chain begins with the prompt's full
+    blocks and runs on into the answer where the trace knows what a later prompt repeats of it.
     """
 
     at: Floats
@@ -53,8 +54,15 @@ class Workload:
         """From the first arrival to the last."""
         return float(self.at[-1] - self.at[0]) if len(self) else 0.0
 
+    @property
+    def prompt_hashes(self) -> Integers:
+        """How many hashes of each chain (n,) are the prompt's: what anybody but an engine can know of it."""
+        if self.prefix_block is None:
+            return np.zeros(len(self), np.int64)
+        return np.minimum(np.diff(self.prefix_start), self.prompt_tokens // self.prefix_block)
+
     def prefix_of(self, index: int) -> tuple[int, ...]:
-        """The block hashes of one prompt."""
+        """One request's chain of block hashes."""
         start, end = self.prefix_start[index : index + 2]
         return tuple(self.prefix[start:end].tolist())
 
@@ -131,7 +139,7 @@ class _Columns:
             self._block = self._block or lengths.prefix_block
             if lengths.prefix_block != self._block:
                 raise ValueError(f"prefix blocks of {self._block} and of {lengths.prefix_block} tokens in one trace")
-            self._prefix.extend(block & _HASH for block in lengths.prompt_prefix)
+            self._prefix.extend(block & _HASH for block in lengths.prefix)
         self._starts.append(len(self._prefix))
 
     def workload(self, tenants: tuple[str, ...]) -> Workload:

@@ -8,20 +8,26 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import typer
 
 from cli.worker import sim
+from tests.cli.simulate.studies import profile_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    info = tmp_path / "info.json"
-    options = ["--profile", "h100-1b", "--port", "0", "--model", "tiny", "--max-num-seqs", "4", "--json", str(info)]
-    command = [sys.executable, "-m", "cli.main", "worker", "sim", *options]
+@contextmanager
+def _serving(folder: Path, *options: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[bytes]]]:
+    """The command as a process, and its report; told to stop at the end."""
+    info = folder / "info.json"
+    command = [sys.executable, "-m", "cli.main", "worker", "sim", "--port", "0", "--json", str(info), *options]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
@@ -29,28 +35,58 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        report = json.loads(info.read_text())
-        assert report["settings"]["max_num_seqs"] == 4
-        models = json.loads(_get(report["url"] + "/v1/models"))
-        assert models["data"][0]["id"] == "tiny"
+        yield json.loads(info.read_text()), process
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=30)
+        process.wait(timeout=30)
+        if process.stderr:
+            process.stderr.close()
+
+
+def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    options = ["--profile", "h100-1b", "--model", "tiny", "--max-num-seqs", "4"]
+    with _serving(tmp_path, *options) as (report, process):
+        assert report["settings"]["max_num_seqs"] == 4
+        assert report["settings"]["enable_sleep_mode"] is False
+        models = _json(report["url"] + "/v1/models")
+        assert models["data"][0]["id"] == "tiny"
+        with pytest.raises(HTTPError) as refused:
+            _json(report["url"] + "/is_sleeping")
+        assert refused.value.code == 404
+        process.terminate()
+        assert process.stderr is not None
+        said = process.stderr.read()
     assert process.returncode in (0, -15)
     assert b"tiny (h100-1b, simulated)" in said
 
 
-def _get(url: str) -> bytes:
-    for attempt in range(100):
+def test_it_sleeps_and_wakes_where_that_was_asked_for(tmp_path: Path) -> None:
+    quick = profile_file(tmp_path, sleep_s=0.01, wake_s=0.01)
+    with _serving(tmp_path, "--profile", str(quick), "--enable-sleep-mode") as (report, _):
+        assert report["settings"]["enable_sleep_mode"] is True
+        asleep = [_json(report["url"] + "/is_sleeping")]
+        for endpoint in ("/sleep?level=1", "/wake_up"):
+            _json(report["url"] + endpoint, "POST")
+            asleep.append(_json(report["url"] + "/is_sleeping"))
+    assert [answer["is_sleeping"] for answer in asleep] == [False, True, False]
+
+
+def _json(url: str, method: str = "GET") -> Any:
+    """What it answers, once it listens.
+
+    Raises:
+        HTTPError: it answers with an error.
+    """
+    deadline = time.monotonic() + 60
+    while True:
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                body: bytes = response.read()
-                return body
+            with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=30) as response:
+                return json.loads(response.read())
+        except HTTPError:
+            raise
         except OSError:
-            if attempt == 99:
-                raise
+            assert time.monotonic() < deadline, f"{url} does not answer"
             time.sleep(0.05)
-    raise AssertionError
 
 
 @pytest.mark.parametrize(

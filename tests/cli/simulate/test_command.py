@@ -216,18 +216,66 @@ def test_a_trace_that_is_missing_or_damaged(tmp_path: Path, tiny: Path) -> None:
     assert "line 22" in said_by(torn)
 
 
-def test_tenants_deadlines_and_prefixes_of_a_trace_are_kept(tmp_path: Path, tiny: Path) -> None:
+def _mooncake(folder: Path) -> Path:
+    """Twelve prompts of 600 tokens, of which every second begins as the others of those do."""
     lines = [
         {"timestamp": 2000 * i, "input_length": 600, "output_length": 3, "hash_ids": [7 if i % 2 else i, i + 100]}
         for i in range(12)
     ]
-    trace = tmp_path / "mooncake.jsonl"
+    trace = folder / "mooncake.jsonl"
     trace.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return trace
+
+
+def test_engines_find_the_prefixes_of_a_trace_again(tmp_path: Path) -> None:
     slow = profile_file(tmp_path, name="slow", b=1e-4)
-    asked = ("--trace", trace, "--profile", slow, "--policy", "fcfs")
-    cached = metrics(report(tmp_path, *asked), "fcfs")["ttft_mean"]
-    without = metrics(report(tmp_path, *asked, "--no-prefix-caching"), "fcfs")["ttft_mean"]
-    assert cached is not None
-    assert without is not None
-    assert without == pytest.approx(0.01 + 600e-4, abs=1e-6)
-    assert cached == pytest.approx(0.01 + (600 - 512 * 5 / 12) * 1e-4, abs=1e-6), "five of twelve find 512 tokens"
+    asked = ("--trace", _mooncake(tmp_path), "--profile", slow, "--policy", "fcfs")
+    told = report(tmp_path, *asked)
+    cached, without = (metrics(found, "fcfs") for found in (told, report(tmp_path, *asked, "--no-prefix-caching")))
+    assert (told["settings"]["prefix_caching"], told["settings"]["prefix_block"]) == (True, 512)
+    assert without["ttft_mean"] == pytest.approx(0.01 + 600e-4, abs=1e-6)
+    share = 512 * 5 / (12 * 600)
+    assert cached["prefix_hit_rate"] == pytest.approx(share), "five of twelve find 512 tokens"
+    assert cached["ttft_mean"] == pytest.approx(0.01 + 600e-4 * (1 - share), abs=1e-6)
+    assert without["prefix_hit_rate"] is None
+
+
+def test_the_share_of_prompts_that_was_found_is_shown(tmp_path: Path, tiny: Path) -> None:
+    asked = ("--trace", _mooncake(tmp_path), "--profile", tiny, "--policy", "fcfs")
+    shown = run(*asked)
+    assert "Engines keep prefixes, in blocks of 512 tokens" in said_by(shown)
+    (line,) = (line for line in shown.output.splitlines() if "prefix hit rate, %" in line)
+    assert "35.56" in line
+    without = run(*asked, "--no-prefix-caching")
+    assert "Engines keep" not in without.output
+
+
+def test_a_trace_without_prefixes_needs_no_cache_and_says_so_to_who_wants_one(trace: Path, tiny: Path) -> None:
+    asked = ("--trace", trace, "--profile", tiny, "--policy", "fcfs")
+    assert run(*asked).exit_code == 0
+    wanted = run(*asked, "--prefix-caching")
+    assert wanted.exit_code == 2
+    assert "no two prompts" in said_by(wanted)
+
+
+def test_prefixes_in_blocks_that_no_engine_could_keep(tmp_path: Path) -> None:
+    odd = profile_file(tmp_path, name="odd", block_size=24)
+    asked = ("--trace", _mooncake(tmp_path), "--profile", odd, "--policy", "fcfs")
+    refused = run(*asked)
+    assert refused.exit_code == 2
+    assert "blocks of 512 tokens, but the KV blocks of profile odd hold 24" in said_by(refused)
+    assert run(*asked, "--no-prefix-caching").exit_code == 0
+
+
+def test_that_one_model_of_several_gets_everything_is_said_unless_it_was_chosen(
+    trace: Path, tiny: Path, tmp_path: Path
+) -> None:
+    asked = ("--trace", trace, "--profile", tiny, "--profile", profile_file(tmp_path, name="big", model="big-model"))
+    warned = run(*asked, "--policy", "fcfs", "--policy", "tier=static,tier.weights={tiny: 1, big: 3}")
+    assert warned.exit_code == 0, warned.output
+    (line,) = (line for line in warned.stderr.splitlines() if "headway:" in line)
+    assert "under fcfs every request goes to tiny-model, the first of 2 models" in line
+    assert "tier=threshold, or tier=static,tier.weights={tiny: 1, big: 1}" in line
+    for policy in ("tier=pinned", "tier=threshold"):
+        assert "headway:" not in run(*asked, "--policy", policy).stderr
+    assert "headway:" not in run("--trace", trace, "--profile", f"{tiny}=2", "--policy", "fcfs").stderr

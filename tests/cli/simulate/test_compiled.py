@@ -12,7 +12,8 @@ from cli.simulate.policies import parse_policy
 from cli.simulate.runner import FullRunner, Limits
 from cli.simulate.workload import Workload, open_workload
 from controller.store import ArtifactStore
-from tests.cli.simulate.studies import STEADY, azure, profile_file, run, said_by
+from envs.workloads import Arrival, Conversations, Lengths, LengthSource, Poisson, conversations
+from tests.cli.simulate.studies import STEADY, azure, metrics, profile_file, report, run, said_by
 
 LIMITS = Limits(max_inflight=4, max_queue=20, max_queue_s=5.0)
 NO_ARTIFACTS = ArtifactStore(None, None)
@@ -39,7 +40,16 @@ def _busy(folder: Path) -> Workload:
     return open_workload(path, None)[0]
 
 
-@pytest.mark.parametrize("policy", ["round_robin", "least_load", "prefix,place.min_match=0.3,max_inflight=3"])
+def _talks(folder: Path) -> Workload:
+    """Conversations, whose chains run on into the answers."""
+    style = Conversations(LengthSource((Lengths(60, 40), Lengths(20, 90))), system=100, longest=1000, prefix_block=16)
+    return Workload.of(conversations(Poisson(3.0), style, 1, count=200))
+
+
+POLICIES = ("round_robin", "least_load", "prefix,place.min_match=0.3,max_inflight=3")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_it_decides_what_the_control_plane_decides(policy: str, tmp_path: Path) -> None:
     machines, workload, chosen = _machines(tmp_path), _busy(tmp_path), parse_policy(policy)
     full = FullRunner(machines, limits=LIMITS).run(workload, chosen, lambda arrived: None)
@@ -51,6 +61,30 @@ def test_it_decides_what_the_control_plane_decides(policy: str, tmp_path: Path) 
     np.testing.assert_array_equal(compiled.output_tokens, full.output_tokens)
     assert compiled.duration_s == pytest.approx(full.duration_s)
     assert compiled.gauges.running.max() == pytest.approx(full.gauges.running.max(), abs=2)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_engines_find_answers_again_in_later_prompts_as_under_the_control_plane(policy: str, tmp_path: Path) -> None:
+    machines, workload, chosen = _machines(tmp_path), _talks(tmp_path), parse_policy(policy)
+    full = FullRunner(machines, limits=LIMITS).run(workload, chosen, lambda arrived: None)
+    compiled = CompiledRunner(machines, limits=LIMITS).run(workload, chosen, lambda arrived: None)
+    np.testing.assert_allclose(compiled.ttft, full.ttft, atol=1e-9)
+    assert full.preemptions == 0
+    assert compiled.prefix_hit_rate == full.prefix_hit_rate
+    assert full.prefix_hit_rate is not None
+    assert full.prefix_hit_rate > 0.2
+    for runner in (FullRunner, CompiledRunner):
+        without = runner(machines, limits=LIMITS, prefix_caching=False).run(workload, chosen, lambda arrived: None)
+        assert without.prefix_hit_rate is None
+
+
+@pytest.mark.parametrize("runner", [FullRunner, CompiledRunner])
+def test_the_hit_rate_of_two_turns_by_hand(runner: type[FullRunner | CompiledRunner], tmp_path: Path) -> None:
+    # The first turn computes 63 of its 64 tokens, the last of which nothing follows: three full blocks of 16.
+    turns = [Lengths(32, 32, (1, 2, 3, 4), 16), Lengths(80, 5, (1, 2, 3, 4, 5), 16)]
+    workload = Workload.of(Arrival(10.0 * turn, lengths=lengths) for turn, lengths in enumerate(turns))
+    found = runner(_machines(tmp_path, 1)).run(workload, parse_policy("prefix"), lambda arrived: None)
+    assert found.prefix_hit_rate == pytest.approx(48 / (32 + 80))
 
 
 @pytest.mark.parametrize(
@@ -82,3 +116,10 @@ def test_the_command_runs_it(tmp_path: Path) -> None:
     done = run(*given, "--policy", "round_robin", "--policy", "least_load")
     assert done.exit_code == 0, done.output
     assert "Ratio to round_robin" in done.output
+
+
+def test_what_it_does_not_count_is_not_reported(tmp_path: Path) -> None:
+    given = ("--trace", azure(tmp_path / "t.csv", STEADY), "--profile", profile_file(tmp_path), "--policy", "fcfs")
+    full, compiled = (metrics(report(tmp_path, *given, "--engine", engine), "fcfs") for engine in ("full", "compiled"))
+    missing = {name for name, value in compiled.items() if value is None and full[name] is not None}
+    assert missing == {"preemptions", "kv_peak"}

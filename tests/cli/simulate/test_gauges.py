@@ -30,6 +30,7 @@ def test_readings_keep_their_times() -> None:
     gauges = sampler.gauges()
     np.testing.assert_allclose(gauges.waiting, gauges.at * 100)
     assert set(gauges.kv_mean) == {0.25}
+    assert gauges.kv_most is not None
     assert set(gauges.kv_most) == {0.5}
     with pytest.raises(ValueError, match="at least 2"):
         Sampler(1.0, most=1)

@@ -32,6 +32,14 @@ def test_columns_hold_what_arrivals_say() -> None:
     assert math.isinf(Workload.of(ARRIVALS).deadline_s[0])
 
 
+def test_chains_run_on_into_answers_and_it_is_known_how_much_is_the_prompts() -> None:
+    workload = Workload.of([Arrival(0.0, lengths=Lengths(1100, 600, (11, 12, 13))), *ARRIVALS])
+    assert workload.prefix_of(0) == (11, 12, 13)
+    assert workload.prompt_hashes.tolist() == [2, 2, 0, 1]
+    assert workload.within(1000).prompt_hashes.tolist() == [0, 1]
+    assert Workload.of(ARRIVALS[1:2]).prompt_hashes.tolist() == [0]
+
+
 def test_scaling_moves_arrivals_alone() -> None:
     workload = Workload.of(ARRIVALS, deadline_s=8.0)
     assert workload.stretched(0.5).at.tolist() == [0.0, 0.5, 2.0]
