@@ -29,6 +29,7 @@ PLACES: Final = {"round_robin": kernel.ROUND_ROBIN, "least_load": kernel.LEAST_L
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Counts = NDArray[np.int32]
 _EVENTS: Final = 256
 
 
@@ -157,9 +158,9 @@ def through_one(requests: Requests, engine: SimEngine) -> Replayed:
             return _spread(sizes, times, fits, np.zeros((0, kernel.SAMPLE_WIDTH)))
 
 
-def _account(requests: Requests, rows: NDArray[np.bool_]) -> tuple[Integers, Floats]:
+def _account(requests: Requests, rows: NDArray[np.bool_]) -> tuple[Counts, Floats]:
     """The requests as the kernel keeps them: their sizes and times, and that nobody has taken them."""
-    sizes = np.zeros((int(rows.sum()), kernel.R_WIDTH), dtype=np.int64)
+    sizes = np.zeros((int(rows.sum()), kernel.R_WIDTH), dtype=np.int32)
     times = np.full((len(sizes), kernel.T_WIDTH), np.nan)
     sizes[:, kernel.PROMPT] = requests.prompt_tokens[rows]
     sizes[:, kernel.OUTPUT] = requests.output_tokens[rows]
@@ -207,11 +208,11 @@ def _fits(requests: Requests, engines: Sequence[SimEngine]) -> NDArray[np.bool_]
     return fits
 
 
-def _spread(sizes: Integers, times: Floats, rows: NDArray[np.bool_], samples: Floats) -> Replayed:
+def _spread(sizes: Counts, times: Floats, rows: NDArray[np.bool_], samples: Floats) -> Replayed:
     """Outcomes in the places of all requests; those that fit no engine were refused."""
 
     def whole(column: NDArray[Any], nothing: float) -> NDArray[Any]:
-        spread = np.full(len(rows), nothing, dtype=column.dtype)
+        spread = np.full(len(rows), nothing, dtype=np.int64 if column.dtype == np.int32 else column.dtype)
         spread[rows] = column
         return spread
 

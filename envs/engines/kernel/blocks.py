@@ -91,7 +91,7 @@ def grow(m: Memory, step: int, steps: int) -> None:
 def steps_until_short(m: Memory, step: int, at_most: int) -> int:
     """How many steps from ``step`` on have blocks enough, but no more than ``at_most``."""
     free, decoding, size = free_blocks(m), m[DECODING_COUNT], m[BLOCK_SIZE]
-    if decoding * (at_most // size + 1) <= free:
+    if decoding * (at_most + size) <= free * size:
         return at_most
     cycles, left = divmod(free, decoding)
     steps = cycles * size

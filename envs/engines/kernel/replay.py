@@ -47,6 +47,7 @@ from envs.engines.kernel.memory import (
 from predictors.compiled import borrowed, compiled
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int32]
 
 ROUND_ROBIN: Final = 0
 LEAST_LOAD: Final = 1
@@ -134,7 +135,7 @@ def replay(
     bank: Memory,
     due: Memory,
     told: Memory,
-    r: Memory,
+    r: Counts,
     t: Floats,
     hashes: Memory,
     w: Memory,
@@ -153,7 +154,7 @@ def _replay(
     bank: Memory,
     due: Memory,
     told: Memory,
-    r: Memory,
+    r: Counts,
     t: Floats,
     hashes: Memory,
     w: Memory,
@@ -190,7 +191,7 @@ def _replay(
 
 
 @compiled
-def through(memory: Memory, requests: Memory, times: Floats, chains: Memory) -> bool:
+def through(memory: Memory, requests: Counts, times: Floats, chains: Memory) -> bool:
     """Send a load straight to one engine, each request at its time; false if the engine ran out of room.
 
     Requests are told to the engine some ahead: it takes each when it comes.
@@ -207,7 +208,7 @@ def through(memory: Memory, requests: Memory, times: Floats, chains: Memory) -> 
 
 
 @compiled
-def _settled(m: Memory, limit: int, r: Memory, t: Floats) -> bool:
+def _settled(m: Memory, limit: int, r: Counts, t: Floats) -> bool:
     """Advance an engine and note what it tells; false if it has no room to go on."""
     done = core.run(m, limit)
     while not done and m[OUT_COUNT] > 0:
@@ -219,7 +220,7 @@ def _settled(m: Memory, limit: int, r: Memory, t: Floats) -> bool:
 
 
 @compiled
-def _note(m: Memory, r: Memory, t: Floats) -> None:
+def _note(m: Memory, r: Counts, t: Floats) -> None:
     for i in range(m[OUT_COUNT]):
         p = m[OUT] + i * OUT_WIDTH
         request = m[p + 2]
@@ -242,7 +243,7 @@ def _own_due(t: Floats, s: Memory, f: Floats) -> float:
 
 
 @compiled
-def _arrive(r: Memory, t: Floats, s: Memory, f: Floats) -> None:
+def _arrive(r: Counts, t: Floats, s: Memory, f: Floats) -> None:
     request = s[NEXT]
     s[NEXT] += 1
     if s[TAIL] - s[HEAD] >= s[MAX_QUEUE]:
@@ -260,13 +261,13 @@ def _arrive(r: Memory, t: Floats, s: Memory, f: Floats) -> None:
 
 
 @compiled
-def _reading(r: Memory, f: Floats, request: int) -> int:
+def _reading(r: Counts, f: Floats, request: int) -> int:
     """Work of reading its prompt."""
     return int(np.rint(f[PROMPT_WORK] * r[request, PROMPT]))
 
 
 @compiled
-def _expire(r: Memory, t: Floats, s: Memory, f: Floats) -> None:
+def _expire(r: Counts, t: Floats, s: Memory, f: Floats) -> None:
     while s[HEAD] < s[TAIL]:
         request = s[QUEUE + s[HEAD]]
         if t[request, AT] + f[MAX_QUEUE_S] > f[CLOCK]:
@@ -279,7 +280,7 @@ def _expire(r: Memory, t: Floats, s: Memory, f: Floats) -> None:
 
 @compiled
 def _dispatch(
-    bank: Memory, due: Memory, r: Memory, hashes: Memory, w: Memory, s: Memory, f: Floats, index: Memory
+    bank: Memory, due: Memory, r: Counts, hashes: Memory, w: Memory, s: Memory, f: Floats, index: Memory
 ) -> None:
     while s[HEAD] < s[TAIL]:
         request = s[QUEUE + s[HEAD]]
@@ -368,7 +369,7 @@ def _less(w: Memory, one: int, other: int) -> bool:
 
 
 @compiled
-def _hear(told: Memory, count: int, r: Memory, t: Floats, w: Memory, s: Memory, f: Floats) -> bool:
+def _hear(told: Memory, count: int, r: Counts, t: Floats, w: Memory, s: Memory, f: Floats) -> bool:
     for i in range(count):
         if told[i, 2] == FULL:
             return False
@@ -384,7 +385,7 @@ def _event(
     request: int,
     produced: int,
     cached: int,
-    r: Memory,
+    r: Counts,
     t: Floats,
     w: Memory,
     s: Memory,
@@ -409,7 +410,7 @@ def _event(
 
 
 @compiled
-def _tokens(worker: int, request: int, total: int, r: Memory, w: Memory) -> None:
+def _tokens(worker: int, request: int, total: int, r: Counts, w: Memory) -> None:
     if total <= r[request, SEEN]:
         return
     r[request, SEEN] = total
@@ -422,7 +423,7 @@ def _tokens(worker: int, request: int, total: int, r: Memory, w: Memory) -> None
 
 
 @compiled
-def _read(bank: Memory, due: Memory, r: Memory, t: Floats, w: Memory, s: Memory, f: Floats) -> None:
+def _read(bank: Memory, due: Memory, r: Counts, t: Floats, w: Memory, s: Memory, f: Floats) -> None:
     """Hear how far the answers have come."""
     for worker in range(len(bank)):
         m = bank[worker]
@@ -443,7 +444,7 @@ def _read(bank: Memory, due: Memory, r: Memory, t: Floats, w: Memory, s: Memory,
 
 
 @compiled
-def _progress(m: Memory, worker: int, r: Memory, w: Memory) -> None:
+def _progress(m: Memory, worker: int, r: Counts, w: Memory) -> None:
     """As if each decoding sequence told how far it is."""
     for i in range(m[DECODING_COUNT]):
         p = m[SLOTS] + m[m[DECODING] + i] * SLOT_WIDTH
