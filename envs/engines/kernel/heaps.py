@@ -38,78 +38,69 @@ def before(m: Memory, one: int, other: int) -> bool:
 
 
 @compiled
-def comes_before(m: Memory, one: int, other: int) -> bool:
-    """Whether slot ``one`` reaches the engine first."""
-    p, q = m[SLOTS] + one * SLOT_WIDTH, m[SLOTS] + other * SLOT_WIDTH
-    if m[p + ENTRY] != m[q + ENTRY]:
-        return bool(m[p + ENTRY] < m[q + ENTRY])
+def _comes_before(m: Memory, one: int, other: int, by_entry: bool) -> bool:
+    """As :func:`before`; ``by_entry``: whether slot ``one`` reaches the engine first."""
+    if by_entry:
+        p, q = m[SLOTS] + one * SLOT_WIDTH, m[SLOTS] + other * SLOT_WIDTH
+        if m[p + ENTRY] != m[q + ENTRY]:
+            return bool(m[p + ENTRY] < m[q + ENTRY])
     return before(m, one, other)
+
+
+@compiled
+def _push(m: Memory, heap: int, length: int, slot: int, by_entry: bool) -> None:
+    """Add a slot to the heap at ``heap``, whose length the field ``length`` holds."""
+    at = m[length]
+    m[length] = at + 1
+    while at > 0:
+        parent = (at - 1) >> 1
+        if not _comes_before(m, slot, m[heap + parent], by_entry):
+            break
+        m[heap + at] = m[heap + parent]
+        at = parent
+    m[heap + at] = slot
+
+
+@compiled
+def _pop(m: Memory, heap: int, length: int, by_entry: bool) -> int:
+    """Take out the first slot of such a heap; there is one."""
+    count = m[length] - 1
+    m[length] = count
+    first, slot, at = m[heap], m[heap + count], 0
+    while 2 * at + 1 < count:
+        child = 2 * at + 1
+        if child + 1 < count and _comes_before(m, m[heap + child + 1], m[heap + child], by_entry):
+            child += 1
+        if not _comes_before(m, m[heap + child], slot, by_entry):
+            break
+        m[heap + at] = m[heap + child]
+        at = child
+    m[heap + at] = slot
+    return int(first)
 
 
 @compiled
 def push_coming(m: Memory, slot: int) -> None:
     """Add a slot to those on their way."""
-    heap, at = m[COMING], m[COMING_COUNT]
-    m[COMING_COUNT] = at + 1
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not comes_before(m, slot, m[heap + parent]):
-            break
-        m[heap + at] = m[heap + parent]
-        at = parent
-    m[heap + at] = slot
+    _push(m, m[COMING], COMING_COUNT, slot, True)
 
 
 @compiled
 def pop_coming(m: Memory) -> int:
     """Take out the slot that comes first; there is one."""
-    heap = m[COMING]
-    count = m[COMING_COUNT] - 1
-    m[COMING_COUNT] = count
-    first, slot, at = m[heap], m[heap + count], 0
-    while 2 * at + 1 < count:
-        child = 2 * at + 1
-        if child + 1 < count and comes_before(m, m[heap + child + 1], m[heap + child]):
-            child += 1
-        if not comes_before(m, m[heap + child], slot):
-            break
-        m[heap + at] = m[heap + child]
-        at = child
-    m[heap + at] = slot
-    return int(first)
+    return _pop(m, m[COMING], COMING_COUNT, True)
 
 
 @compiled
 def push_waiting(m: Memory, slot: int) -> None:
     """Add a slot to the queue."""
-    heap, at = m[QUEUE], m[QUEUE_COUNT]
-    m[QUEUE_COUNT] = at + 1
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not before(m, slot, m[heap + parent]):
-            break
-        m[heap + at] = m[heap + parent]
-        at = parent
-    m[heap + at] = slot
+    _push(m, m[QUEUE], QUEUE_COUNT, slot, False)
 
 
 @compiled
 def pop_waiting(m: Memory) -> int:
     """Take out the queue's head; there is one."""
-    heap = m[QUEUE]
-    count = m[QUEUE_COUNT] - 1
-    m[QUEUE_COUNT] = count
-    first, slot, at = m[heap], m[heap + count], 0
-    while 2 * at + 1 < count:
-        child = 2 * at + 1
-        if child + 1 < count and before(m, m[heap + child + 1], m[heap + child]):
-            child += 1
-        if not before(m, m[heap + child], slot):
-            break
-        m[heap + at] = m[heap + child]
-        at = child
-    m[heap + at] = slot
-    return int(first)
+    return _pop(m, m[QUEUE], QUEUE_COUNT, False)
 
 
 @compiled
