@@ -91,9 +91,10 @@ class BestEffort:
             return self.problem.reason if self.problem else "no_artifact"
         if not self.codec.fits(context):
             return "too_many_pools"
-        if context.scores is None:
+        scores = context.scores
+        if scores is None:
             return context.why or "no_scores"
-        if context.scores.quality is None and context.scores.output_tokens is None:
+        if scores.quality is None and scores.output_tokens is None:
             return "no_prediction"
         return self._ask(context, self._policy) if self._dense is None else self._ask_at_once(context, self._dense)
 

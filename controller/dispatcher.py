@@ -81,6 +81,8 @@ class Dispatcher:
         """The worker that the stage takes, where it can tell without a look at more than loads."""
         if self._by_load is None:
             return None
+        if len(free) == 1:
+            return free[0]
         position = self._by_load.lightest([worker.load() for worker in free])
         return None if position is None else free[position]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import is_
 
 from controller.errors import DuplicateWorker, UnknownPool, UnknownWorker
 from controller.members import PoolState, Stir, WorkerState
@@ -28,6 +27,7 @@ class Fleet:
         self.pools: dict[PoolName, PoolState] = {spec.name: PoolState(spec, settings, self.stir) for spec in pools}
         if len(self.pools) != len(pools):
             raise ValueError("two pools have the same name")
+        self._pools = tuple(self.pools.values())
         self._index = {name: position for position, name in enumerate(self.pools)}
         self._workers: dict[WorkerName, WorkerState] = {}
         self.blocked: dict[WorkerName, WorkerState] = {}
@@ -229,9 +229,13 @@ class Fleet:
     def view(self, now: float, open_tickets: int) -> FleetView:
         """The fleet as it stands. Only what changed since the last call is built anew."""
         last = self._view
-        pools = tuple([pool.view or pool.snapshot() for pool in self.pools.values()])
-        if last is not None and last.at == now and last.open == open_tickets and all(map(is_, last.pools, pools)):
-            return last
+        if last is not None and last.at == now and last.open == open_tickets:
+            for pool, seen in zip(self._pools, last.pools):  # noqa: B905  (strict takes longer, for every request)
+                if pool.view is not seen:
+                    break
+            else:
+                return last
+        pools = tuple([pool.view or pool.snapshot() for pool in self._pools])
         self._view = FleetView(now, pools, self._index, open_tickets, *self._arrivals.rates(now))
         return self._view
 

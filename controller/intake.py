@@ -18,6 +18,8 @@ from controller.types import PLAIN, Alternative, Choice, PoolName, Rejected, Tas
 from controller.view import FleetView
 from controller.waiting import WaitingRoom
 
+_GENERATE = Task.GENERATE
+
 
 @dataclass(frozen=True, slots=True)
 class _Target:
@@ -39,10 +41,15 @@ class _Target:
     def surely(self, ticket: Ticket) -> bool:
         """Whether it is seen at once that every pool can serve the ticket, its tenant's ceiling apart. False decides
         nothing."""
-        prompt = ticket.prompt_tokens
-        if prompt is None or ticket.needs is not PLAIN:
+        if ticket.needs is not PLAIN:
             return False
-        return prompt + (ticket.max_tokens or 1) <= self.shortest
+        left = self.shortest - (ticket.max_tokens or 1)
+        if ticket.prompt_tokens is not None:
+            return ticket.prompt_tokens <= left
+        for pool in self.pools:  # noqa: SIM110  (a generator takes twice as long, for every request)
+            if pool.prompt.count(ticket) > left:
+                return False
+        return True
 
 
 class Intake:
@@ -97,11 +104,14 @@ class Intake:
             verdict = eligible(ticket, tenant, target.pools)
         if not verdict.pools:
             return refusal(ticket, target.pools, verdict.dropped, self._fleet.pools.values())
-        generates = ticket.needs.generates
+        generates = ticket.needs.task is _GENERATE
         candidates = verdict.pools if generates else _of_one_model(verdict.pools)
         if candidates[0].unavailable_since is not None and not any(self.reachable(pool, now) for pool in candidates):
             return no_worker(ticket, candidates)
-        expires_at = self._expiry(ticket, now)
+        settings, deadline = self._settings, ticket.deadline
+        expires_at = now + settings.max_queue_s
+        if deadline is not None and deadline < expires_at and settings.drop_late:
+            expires_at = deadline
         if expires_at <= now:
             return Rejected(ticket.id, 504, "deadline_exceeded", "its deadline had passed when it arrived")
         names = target.names if candidates is target.pools else tuple([pool.name for pool in candidates])
@@ -129,7 +139,7 @@ class Intake:
         return since is None or now - since < self._settings.no_worker_s or self._scale.starts(pool.name)
 
     def _view(self, now: float) -> FleetView:
-        return self._fleet.view(now, self._waiting.open)
+        return self._fleet.view(now, len(self._waiting.held))
 
     def _context(self, ticket: Ticket, pools: tuple[PoolName, ...], now: float) -> AdmitContext:
         backlog, settings = self._backlog, self._settings
@@ -152,12 +162,6 @@ class Intake:
         if known is None:
             known = self._pins[pool.name] = Choice("tier", "pinned", pool.name)
         return known
-
-    def _expiry(self, ticket: Ticket, now: float) -> float:
-        limit = now + self._settings.max_queue_s
-        if ticket.deadline is None or not self._settings.drop_late:
-            return limit
-        return min(limit, ticket.deadline)
 
 
 def no_worker(ticket: Ticket, pools: Sequence[PoolState]) -> Rejected:

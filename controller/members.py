@@ -235,18 +235,18 @@ class PoolState:
         if view is None:
             inflight = work = reported = 0
             kv_usage = 0.0
-            views = []
-            for worker in self.workers.values():
-                views.append(worker.view or worker.snapshot())
+            workers = self.workers.values()
+            for worker in workers:
                 if worker.serves:
                     inflight += len(worker.running)
                     work += worker.work
-                    if worker.report is not None:
+                    report = worker.report
+                    if report is not None:
                         reported += 1
-                        kv_usage += worker.report.kv_usage
+                        kv_usage += report.kv_usage
             view = self.view = PoolView(
                 self.spec,
-                tuple(views),
+                tuple([worker.view or worker.snapshot() for worker in workers]),
                 self.ready,
                 self.coming,
                 inflight,

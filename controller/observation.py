@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.protocols import TierContext
+from controller.types import PoolName
 from predictors.artifact import feature_hash
 
 _POOL: Final = (("quality", 0.0, 1.0), ("inflight", 0.0, 2.0), ("queued", 0.0, 10.0), ("wait_s", 0.0, 60.0),
@@ -48,6 +49,8 @@ class Codec:
         if slots < 1:
             raise ValueError(f"a codec needs at least one slot, not {slots}")
         self.slots = slots
+        self._masks: dict[tuple[tuple[PoolName, ...], tuple[PoolName, ...]], Mask] = {}
+        """By the pools of the model and those that can serve: there are not many of either."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -90,8 +93,10 @@ class Codec:
         values: list[float] = []
         for name in context.ladder:
             pool = pools[index[name]]
-            prior, limit = pool.spec.prior_quality, pool.limit
-            expected = prior if quality is None else quality.get(name, prior)
+            limit = pool.limit
+            expected = None if quality is None else quality.get(name)
+            if expected is None:
+                expected = pool.spec.prior_quality
             if limit:
                 values += (expected, pool.inflight / limit, pool.queued / limit, pool.expected_wait_s, pool.kv_usage)
             else:
@@ -114,7 +119,10 @@ class Codec:
 
     def mask(self, context: TierContext) -> Mask:
         """The same as an array."""
-        return np.array(self.allowed(context), np.bool_)
+        known = self._masks.get((context.ladder, context.pools))
+        if known is None:
+            known = self._masks[context.ladder, context.pools] = np.array(self.allowed(context), np.bool_)
+        return known.copy()
 
     def unused(self, pools: int) -> slice:
         """The features of slots that are left over where there are so many pools."""
@@ -128,13 +136,13 @@ class Codec:
 
 
 def _request(context: TierContext) -> tuple[float, float, float, float, float]:
-    deadline = context.ticket.deadline
+    deadline, view = context.ticket.deadline, context.view
     return (
         math.log1p(_output_tokens(context)),
         math.log1p(context.prompt_tokens),
         120.0 if deadline is None else deadline - context.now,
-        context.view.arrivals_fast,
-        context.view.arrivals_slow,
+        view.arrivals_fast,
+        view.arrivals_slow,
     )
 
 
@@ -143,4 +151,4 @@ def _output_tokens(context: TierContext) -> float:
     if tokens is None:
         tokens = sum(context.view.pool(name).typical_output for name in context.ladder) / len(context.ladder)
     limit = context.ticket.max_tokens
-    return tokens if limit is None else min(tokens, limit)
+    return limit if limit is not None and limit < tokens else tokens

@@ -60,7 +60,7 @@ SILENT = frozenset({"first_byte_timeout", "idle_timeout"})
 BUSY = "busy"
 """Code of a worker that refused a request because it has too many; any other counts as a fault of the worker."""
 _ENDED_REMEMBERED = 16_384
-_RUNNING = Stand.RUNNING
+_OPEN, _RUNNING, _ENDED = Stand.OPEN, Stand.RUNNING, Stand.ENDED
 _FRESH = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
 
 
@@ -86,6 +86,7 @@ class ControlPlane:
         self._fleet = Fleet(pools, self.settings)
         self._waiting = WaitingRoom(stages.order, stages.fairness, self.settings)
         self._backlog, self._limited, self._stir = self._waiting.backlog, self._waiting.limits, self._fleet.stir
+        self._held = self._waiting.held
         self._intake = Intake(
             self._fleet, self._waiting, stages.admit, stages.scale, aliases or {}, self.settings, self.records
         )
@@ -93,6 +94,8 @@ class ControlPlane:
         self._tally = Tally()
         self._tiering = Tiering(stages.tier, self._tally, seed)
         self._signals = Signals(stages.tier, stages.order, self._tally)
+        self._asks = bool(stages.tier.needs)
+        """Whether the tier stage has signals to wait for."""
         self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._signals, seed)
         self._running = Running(self._fleet, stages.fairness, self.settings)
         self._continuing = Continuing(self._fleet, self._waiting, self.settings)
@@ -171,12 +174,12 @@ class ControlPlane:
 
     def on_scores(self, ticket: TicketId, scores: Scores | None, now: float, why: str = "no_scores") -> None:
         """The ticket's scores came, or will not come (``None``, and ``why``). Late ones only re-order the queue."""
-        state = self._find(ticket)
-        if state is None or state.stand is Stand.RUNNING:
+        state = self._tickets.get(ticket) or self._find(ticket)
+        if state is None or state.stand is _RUNNING:
             return
         self._signals.came(state, scores, why)
-        if state.stand is Stand.OPEN:
-            self._choose(state, why, now)
+        if state.stand is _OPEN:
+            self._waiting.enqueue(state, self._pool_for(state, why, now), now)
         elif scores is not None:
             self._waiting.rekey(state, now)
 
@@ -287,7 +290,7 @@ class ControlPlane:
 
     def view(self, now: float) -> FleetView:
         """The fleet at this moment."""
-        return self._fleet.view(now, self._waiting.open)
+        return self._fleet.view(now, len(self._held))
 
     def models(self) -> Mapping[str, tuple[PoolName, ...]]:
         """Every model name that a client may ask for → the pools it stands for."""
@@ -304,7 +307,7 @@ class ControlPlane:
     def tier_context(self, ticket: TicketId, scores: Scores | None, now: float) -> TierContext | None:
         """What the tier stage would be asked if these scores came now; ``None`` if the ticket's tier is not open."""
         state = self._find(ticket)
-        if state is None or state.stand is not Stand.OPEN or not state.is_open():
+        if state is None or state.stand is not _OPEN or not state.is_open():
             return None
         return self._tiering.context(state, scores, None if scores else "no_scores", self.view(now), now)
 
@@ -335,10 +338,7 @@ class ControlPlane:
             return False
         if self.settings.score_always:
             return bool(self._signals.needs)
-        return state.is_open() and bool(self.stages.tier.needs)
-
-    def _choose(self, state: TicketState, why: str | None, now: float) -> None:
-        self._waiting.enqueue(state, self._pool_for(state, why, now), now)
+        return self._asks and state.is_open()
 
     def _pool_for(self, state: TicketState, why: str | None, now: float) -> PoolState:
         if state.is_open():
@@ -410,15 +410,16 @@ class ControlPlane:
         self._end(state, Result.FAILED if state.continued else Result.REJECTED, rejected.code, None, now)
 
     def _end(self, state: TicketState, result: Result, code: str | None, usage: Usage | None, now: float) -> None:
-        state.stand = Stand.ENDED
-        del self._tickets[state.ticket.id]
-        if self.limits.pledged(state.ticket.id):
-            self.limits.end(state.ticket.id, state.spent(result, usage), now)
+        ticket = state.ticket.id
+        state.stand = _ENDED
+        del self._tickets[ticket]
+        if self.limits.pledged(ticket):
+            self.limits.end(ticket, state.spent(result, usage), now)
         if state.recorded:
             self.records.add(state.record(now, result, code, usage))
         else:
             self.records.spared += 1
-        self._remember(state.ticket.id)
+        self._remember(ticket)
 
     def _refused(self, ticket: Ticket, rejected: Rejected, now: float) -> None:
         self._remember(ticket.id)

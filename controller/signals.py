@@ -10,6 +10,7 @@ from controller.types import Scores
 __all__ = ["Signals"]
 
 _NAMES = {signal: signal.value for signal in Signal}
+_QUALITY = Signal.QUALITY
 
 
 class Signals:
@@ -34,10 +35,10 @@ class Signals:
     def came(self, state: TicketState, scores: Scores | None, why: str) -> None:
         """The scores, or ``None`` and why there will be none."""
         for signal in state.wanted:
-            lacks = why if scores is None else None if _has(scores, signal) else "no_prediction"
-            if lacks is None:
+            if scores is not None and _has(scores, signal):
                 self._scored[signal].times += 1
             else:
+                lacks = why if scores is None else "no_prediction"
                 self._tally.count("score", _NAMES[signal], Outcome.FALLBACK, lacks)
         state.wanted = NO_SIGNALS
         if scores is not None:
@@ -54,6 +55,6 @@ class Signals:
 
 
 def _has(scores: Scores, signal: Signal) -> bool:
-    if signal is Signal.QUALITY:
+    if signal is _QUALITY:
         return scores.quality is not None
     return scores.length_rank is not None or scores.output_tokens is not None

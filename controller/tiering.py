@@ -23,16 +23,23 @@ class Tiering:
         tally.expect("tier", stage.name)
         self._scored = tally.counter("tier", stage.name, Outcome.SCORED)
         self._skipped = tally.counter("tier", stage.name, Outcome.SKIPPED)
+        self._asked: tuple[TicketState, TierContext] | None = None
+        """The last question, and of whom: mostly it is looked at before it is decided."""
 
     def context(
         self, state: TicketState, scores: Scores | None, why: str | None, view: FleetView, now: float
     ) -> TierContext:
-        """What the stage is asked for this ticket."""
-        return TierContext(
+        """What the stage is asked for this ticket. As long as the fleet stands as it did, the same as before."""
+        lacks = why if scores is None else None
+        if self._asked is not None:
+            asked, known = self._asked
+            if asked is state and known.view is view and known.scores is scores and known.why == lacks:
+                return known
+        context = TierContext(
             state.ticket,
             state.prompt_tokens,
             scores,
-            why,
+            lacks,
             view,
             state.ladder,
             _able(state),
@@ -40,6 +47,8 @@ class Tiering:
             self._random,
             state.recorded,
         )
+        self._asked = state, context
+        return context
 
     def choose(self, state: TicketState, why: str | None, view: FleetView, now: float) -> PoolState:
         """Decide, count, and note the choice on the ticket."""

@@ -5,7 +5,7 @@ Both are running averages per pool, with exponential forgetting, so that they fo
 
 from __future__ import annotations
 
-import math
+from math import ceil
 
 from controller.types import Ticket
 
@@ -32,9 +32,10 @@ class PromptCounter:
 
     def count(self, ticket: Ticket) -> int:
         """Prompt tokens: the exact number where the ticket has it, else an estimate, rounded up."""
-        if ticket.prompt_tokens is not None:
-            return ticket.prompt_tokens
-        return math.ceil(ticket.prompt_chars * self._tokens / self._chars)
+        counted = ticket.prompt_tokens
+        if counted is not None:
+            return counted
+        return ceil(ticket.prompt_chars * self._tokens / self._chars)
 
     def observe(self, chars: int, tokens: int) -> None:
         """A worker counted ``tokens`` in a prompt of ``chars`` characters."""

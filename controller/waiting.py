@@ -24,7 +24,8 @@ class WaitingRoom:
         self._fairness = fairness
         self._settings = settings
         self._queues: dict[PoolName, PoolQueue[TicketState]] = {}
-        self._open: Timers[TicketState] = Timers()
+        self.held: Timers[TicketState] = Timers()
+        """Tickets whose tier is not chosen yet, until their budget is over."""
         self.limits: Timers[TicketState] = Timers()
         self.backlog = Backlog()
 
@@ -32,13 +33,8 @@ class WaitingRoom:
         """Go by these settings from now on; tickets that wait keep the limits they came with."""
         self._settings = settings
 
-    @property
-    def open(self) -> int:
-        """Tickets whose tier is not chosen yet."""
-        return len(self._open)
-
     def __iter__(self) -> Iterator[TicketState]:
-        yield from self._open
+        yield from self.held
         for queue in self._queues.values():
             yield from queue
 
@@ -49,14 +45,14 @@ class WaitingRoom:
     def hold(self, state: TicketState) -> None:
         """Keep a new ticket until its scores come, or its budget is over."""
         serial = state.serial
-        self._open.push(state, state.submitted_at + self._settings.scoring_budget_s, serial)
+        self.held.push(state, state.submitted_at + self._settings.scoring_budget_s, serial)
         self.limits.push(state, state.expires_at, serial)
         self.backlog.add(state.ticket)
 
     def enqueue(self, state: TicketState, pool: PoolState, now: float, *, keep_key: bool = False) -> None:
         """Put a ticket into a pool's queue; ``keep_key`` for one that has been there before."""
         ticket, name = state.ticket, pool.name
-        held = state.stand is _OPEN and self._open.discard(state)
+        held = state.stand is _OPEN and self.held.discard(state)
         state.stand = _QUEUED
         state.pool = pool
         group = state.group = self._fairness.group(ticket.tenant)
@@ -99,7 +95,7 @@ class WaitingRoom:
     def discard(self, state: TicketState, now: float) -> None:
         """A waiting ticket leaves for another reason."""
         if state.stand is _OPEN:
-            self._open.discard(state)
+            self.held.discard(state)
             self._exit(state)
             return
         pool = pool_of(state)
@@ -110,7 +106,7 @@ class WaitingRoom:
 
     def overdue(self, now: float) -> list[TicketState]:
         """Tickets whose scoring budget is over."""
-        return self._open.due(now)
+        return self.held.due(now)
 
     def expired(self, now: float) -> list[TicketState]:
         """Tickets whose time to wait is over."""
@@ -118,7 +114,7 @@ class WaitingRoom:
 
     def next_at(self) -> float | None:
         """When the next ticket becomes overdue or expires."""
-        overdue, expires = self._open.next_at(), self.limits.next_at()
+        overdue, expires = self.held.next_at(), self.limits.next_at()
         if overdue is None or expires is None:
             return expires if overdue is None else overdue
         return min(overdue, expires)

@@ -172,8 +172,7 @@ class BestEffortEnv(FleetEnv[Observation, np.int64]):
         self._decisions: dict[str, int] = {}
         truth = episode.quality if self.quality is QualityForm.EXPECTED else episode.correct.astype(np.float64)
         self._peaks: list[float] = truth.max(axis=1, initial=0.0).tolist()
-        self._truth: list[list[float]] = truth.tolist()
-        self._columns = {pool: column for column, pool in enumerate(episode.prompts.pools)}
+        self._truth = dict(zip(episode.prompts.pools, truth.T.tolist(), strict=True))
         self._deadline = episode.scenario.deadline_s
 
     def _stages(self, pools: Sequence[PoolSpec], settings: ControlSettings) -> Stages:
@@ -222,5 +221,5 @@ class BestEffortEnv(FleetEnv[Observation, np.int64]):
         if ended.pool is None:
             return 0.0
         right = self._graded(ended) if ended.text is not None else None
-        quality = self._truth[ended.request.index][self._columns[ended.pool]] if right is None else float(right)
+        quality = self._truth[ended.pool][ended.request.index] if right is None else float(right)
         return deadline_reward(quality, ended.latency, self._deadline, self.kappa)

@@ -131,7 +131,7 @@ class EpisodeSource:
         drawn = list(WorkloadKind)[int(world.integers(len(WorkloadKind)))]
         scenario = self._scenario(world)
         profiles = {name: self._profile(profile, world, machines) for name, profile in self.profiles.items()}
-        times = list(takewhile(lambda at: at < scenario.duration_s, self._times(scenario, kind or drawn, arrivals)))
+        times = list(takewhile(float(scenario.duration_s).__gt__, self._times(scenario, kind or drawn, arrivals)))
         rows = content.choice(len(self.prompts), size=len(times), p=self._weights(world, self.randomisation.mix))
         rows = self._drifted(rows, times, scenario.duration_s, drift)
         growth = self._growth(times, scenario.duration_s, drift)
@@ -169,27 +169,23 @@ class EpisodeSource:
     ) -> tuple[FleetRequest, ...]:
         prompts, limit, deadline, pools = self.prompts, scenario.max_tokens, scenario.deadline_s, self.prompts.pools
         sizes = prompts.prompt_tokens[rows].tolist()
-        answers = np.minimum(_grown(prompts.output_tokens[rows], growth), limit).tolist()
+        answers = np.minimum(_grown(prompts.output_tokens[rows], growth), limit).T.tolist()
         tenants = _tenants(scenario.tenants, len(times), rng)
+        tasks = prompts.tasks
+        texts = [tasks[row].prompt for row in rows.tolist()]
+        drawn = zip(times, tenants, texts, sizes, zip(*answers, strict=True), scores, strict=True)
         return tuple(
             [
                 FleetRequest(
                     at,
-                    Ticket(
-                        id=f"r{index}",
-                        model=ALIAS,
-                        tenant=tenants[index],
-                        prompt_chars=len(prompts.tasks[row].prompt),
-                        max_tokens=limit,
-                        deadline=at + deadline,
-                    ),
-                    sizes[index],
-                    dict(zip(pools, answers[index], strict=True)),
-                    scores[index],
+                    Ticket(f"r{index}", ALIAS, tenant, len(text), None, limit, deadline=at + deadline),
+                    size,
+                    dict(zip(pools, lengths, strict=True)),
+                    score,
                     index,
-                    prompts.tasks[row].prompt,
+                    text,
                 )
-                for index, (at, row) in enumerate(zip(times, rows.tolist(), strict=True))
+                for index, (at, tenant, text, size, lengths, score) in enumerate(drawn)
             ]
         )
 

@@ -8,8 +8,8 @@ read every ``report_interval`` and arrive ``report_delay`` later, as stale as a 
 
 from __future__ import annotations
 
-import heapq
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -29,13 +29,23 @@ from controller.types import (
     WorkerReport,
     WorkerSpec,
 )
+from controller.values import swift
 from envs.engines.bank import EngineBank
 from envs.engines.base import Engine, EngineEvent, EngineRequest, EventKind
 from envs.engines.sim import SimEngine
 
 __all__ = ["Ended", "Fleet", "FleetClock", "FleetRequest", "SimFleet"]
 
+_FIRST_TOKEN, _TOKENS, _FINISHED, _COMPLETED = (
+    EventKind.FIRST_TOKEN,
+    EventKind.TOKENS,
+    EventKind.FINISHED,
+    Result.COMPLETED,
+)
+"""Bound once: a look at an enum class takes long."""
 
+
+@swift
 @dataclass(frozen=True, slots=True)
 class FleetRequest:
     """One request and what only the world knows of it.
@@ -76,13 +86,13 @@ class Ended:
     @property
     def latency(self) -> float | None:
         """Seconds from arrival to the last token; ``None`` if there was no complete answer."""
-        return self.at - self.request.at if self.result is Result.COMPLETED else None
+        return self.at - self.request.at if self.result is _COMPLETED else None
 
     @property
     def in_time(self) -> bool:
         """A complete answer by the ticket's deadline (any complete answer, where it has none)."""
         deadline = self.request.ticket.deadline
-        return self.result is Result.COMPLETED and (deadline is None or self.at <= deadline)
+        return self.result is _COMPLETED and (deadline is None or self.at <= deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +201,8 @@ class SimFleet:
         self._ended: list[Ended] = []
         self._tick_at = math.inf
         self._read_at = start
-        self._reports: list[tuple[float, int, WorkerName, WorkerReport]] = []
-        self._report_count = 0
+        self._reports: deque[tuple[float, WorkerName, WorkerReport]] = deque()
+        """On their way, in the order in which they were read and will arrive."""
 
     @property
     def open(self) -> int:
@@ -230,15 +240,18 @@ class SimFleet:
         if isinstance(answer, Rejected):
             self._reject(answer)
             return False
-        self._tick_at = min(self._tick_at, self.now + self._clock.tick_interval)
+        tick_at = self.now + self._clock.tick_interval
+        if tick_at < self._tick_at:
+            self._tick_at = tick_at
         if not answer.wants_scores:
             self._dispatch()
         return answer.wants_scores
 
     def score(self, ticket: TicketId) -> None:
         """The request's scores are there: its tier is chosen, and what may start starts."""
-        if ticket in self._open:
-            self.control.on_scores(ticket, self._open[ticket].request.scores, self.now)
+        state = self._open.get(ticket)
+        if state is not None:
+            self.control.on_scores(ticket, state.request.scores, self.now)
             self._dispatch()
 
     def tier_context(self, ticket: TicketId) -> TierContext | None:
@@ -269,7 +282,8 @@ class SimFleet:
         """Let everything happen that is due up to and including ``until``."""
         while self._go_on(until):
             pass
-        self.now = max(self.now, until)
+        if until > self.now:
+            self.now = until
 
     def drain(self, limit: float = math.inf) -> None:
         """Go on until nothing is open or the clock shows ``limit``."""
@@ -293,30 +307,41 @@ class SimFleet:
     def _go_on(self, limit: float) -> bool:
         """What happens next, if it does by ``limit``."""
         due = self._due_at()
-        found = self._bank.advance(min(due, limit))
-        if found is not None:
-            at, events = found
-            self._step(at if at > self.now else self.now, events)
-        elif due <= limit:
+        found = self._bank.advance(due if due < limit else limit)
+        if found is None:
+            if due > limit:
+                return False
             self._step(due, ())
+            return True
+        at, events = found
+        if at < self.now:
+            at = self.now
+        if at < due:
+            self.now = at
+            self._tell(events)
+            for dispatch in self.control.dispatch(at):
+                self._start(dispatch)
         else:
-            return False
+            self._step(at, events)
         return True
 
     def _due_at(self) -> float:
         """When something is due that is not a simulated engine's."""
-        due = min(self._tick_at, self._read_at if self._open else math.inf)
-        if self._reports:
-            due = min(due, self._reports[0][0])
+        due = self._tick_at
+        if self._read_at < due and self._open:
+            due = self._read_at
+        if self._reports and self._reports[0][0] < due:
+            due = self._reports[0][0]
         for worker in self._others:
-            due = min(due, worker.next_at)
-        return max(due, self.now)
+            if worker.next_at < due:
+                due = worker.next_at
+        return due if due > self.now else self.now
 
     def _step(self, at: float, events: Iterable[EngineEvent]) -> None:
         """Everything that is due at ``at``: reports first, then engines in order of joining, then time itself."""
         self.now = at
         while self._reports and self._reports[0][0] <= at:
-            _, _, name, report = heapq.heappop(self._reports)
+            _, name, report = self._reports.popleft()
             self.control.on_worker_report(name, report, at)
         self._tell(events)
         for worker in self._others:
@@ -341,21 +366,20 @@ class SimFleet:
 
     def _tell(self, events: Iterable[EngineEvent]) -> None:
         for event in events:
-            if event.id in self._open:
-                self._on_event(event)
-
-    def _on_event(self, event: EngineEvent) -> None:
-        state = self._open[event.id]
-        if event.kind is EventKind.FIRST_TOKEN:
-            state.first_token_at = event.at
-            self.control.on_first_token(event.id, self.now)
-        elif event.kind is EventKind.TOKENS:
-            self.control.on_tokens(event.id, event.output_tokens, self.now)
-        elif event.kind is EventKind.FINISHED:
-            self.control.on_finish(event.id, Usage(state.request.prompt_tokens, event.output_tokens), self.now)
-            self._end(event.id, event.at, Result.COMPLETED, event.output_tokens)
-        else:
-            self._on_failure(event, retryable=event.kind is EventKind.ABORTED)
+            ticket, kind = event.id, event.kind
+            state = self._open.get(ticket)
+            if state is None:
+                continue
+            if kind is _FIRST_TOKEN:
+                state.first_token_at = event.at
+                self.control.on_first_token(ticket, self.now)
+            elif kind is _TOKENS:
+                self.control.on_tokens(ticket, event.output_tokens, self.now)
+            elif kind is _FINISHED:
+                self.control.on_finish(ticket, Usage(state.request.prompt_tokens, event.output_tokens), self.now)
+                self._end(ticket, event.at, _COMPLETED, event.output_tokens)
+            else:
+                self._on_failure(event, retryable=kind is EventKind.ABORTED)
 
     def _on_failure(self, event: EngineEvent, *, retryable: bool) -> None:
         answer = self.control.on_worker_error(event.id, event.kind.value, self.now, retryable=retryable)
@@ -375,8 +399,7 @@ class SimFleet:
                 worker.streams.stream = False
             state = worker.engine.state()
             report = WorkerReport(self.now, state.running, state.waiting, state.kv_usage)
-            self._report_count += 1
-            heapq.heappush(self._reports, (self.now + self._clock.report_delay, self._report_count, name, report))
+            self._reports.append((self.now + self._clock.report_delay, name, report))
         self._read_at = self.now + self._clock.report_interval
 
     def _tick(self) -> None:
@@ -397,12 +420,12 @@ class SimFleet:
         request, worker = state.request, self._workers[dispatch.worker]
         worker.engine.submit(
             EngineRequest(
-                id=dispatch.ticket,
-                prompt_tokens=request.prompt_tokens,
-                output_tokens=request.output_tokens[dispatch.pool],
-                priority=dispatch.priority or 0,
-                arrival=self.now,
-                prefix=request.ticket.prefix if request.prefix is None else request.prefix,
+                dispatch.ticket,
+                request.prompt_tokens,
+                request.output_tokens[dispatch.pool],
+                dispatch.priority or 0,
+                self.now,
+                request.ticket.prefix if request.prefix is None else request.prefix,
             )
         )
         self._touch(worker)

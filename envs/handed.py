@@ -10,7 +10,7 @@ import numpy.typing as npt
 from controller.best_effort import BestEffort
 from controller.observation import Codec, Mask, Observation
 from controller.order import EnginePriority
-from controller.policy import PolicyDecision
+from controller.policy import Policy, PolicyDecision
 from controller.protocols import OrderContext, Signal, TierContext
 from controller.tier import Threshold, ThresholdOptions
 from controller.types import Choice, PoolName, Scale, TicketId
@@ -30,6 +30,8 @@ class HandedTier(BestEffort):
         self._hand = _Hand(codec.slots)
         super().__init__(self._hand, Threshold(ThresholdOptions()), codec=codec)
         self._actions: dict[TicketId, int] = {}
+        self._unrecorded: dict[PoolName, Choice] = {}
+        """Of tickets whose choice is not written down; they are all the same."""
         self._seen: tuple[TicketId, float] | None = None
         self._sight: tuple[Observation, Mask]
 
@@ -56,6 +58,18 @@ class HandedTier(BestEffort):
         choice = super().choose(context)
         self._seen = None
         return choice
+
+    def _ask(self, context: TierContext, policy: Policy) -> Choice | str:
+        if context.recorded:
+            return super()._ask(context, policy)
+        ladder, action = context.ladder, self._hand.action
+        if action >= len(ladder) or ladder[action] not in context.pools:
+            action = nearest_allowed(action, self.codec.allowed(context))
+        pool = ladder[action]
+        known = self._unrecorded.get(pool)
+        if known is None:
+            known = self._unrecorded[pool] = Choice("tier", self.name, pool)
+        return known
 
 
 class _Hand:

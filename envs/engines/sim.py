@@ -30,6 +30,9 @@ _KINDS: Final = tuple(EventKind)
 _PHASES: Final = tuple(EnginePhase)
 _LOGGED_AT_ONCE: Final = 4096
 _HASH: Final = 2**64 - 1
+_ENDS: Final = core.FINISHED
+"""Kinds of event from this one on end their request."""
+_FAILED: Final = _PHASES.index(EnginePhase.FAILED)
 _NO_CHAIN: Final = np.zeros(0, dtype=np.int64)
 
 
@@ -124,13 +127,14 @@ class SimEngine:
 
     def submit(self, request: EngineRequest) -> None:
         """See :meth:`Engine.submit`. While starting, asleep or waking, requests wait."""
-        if request.id in self._live and calls.lives(self.memory, *self._live[request.id]):
+        live = self._live.get(request.id)
+        if live is not None and calls.lives(self.memory, *live):
             raise ValueError(f"request id {request.id!r} is in use")
         if request.prompt_tokens < 1 or request.output_tokens < 1:
             raise ValueError(f"request {request.id!r}: prompt_tokens and output_tokens must be at least 1")
         self._tags += 1
         too_long = request.prompt_tokens + request.output_tokens > self.profile.max_model_len
-        if too_long or self.phase is EnginePhase.FAILED:
+        if too_long or self.memory[memory.PHASE] == _FAILED:
             self._reject(request)
             return
         chain = chain_of(request.prefix) if request.prefix and self.prefix_tokens else _NO_CHAIN
@@ -173,7 +177,8 @@ class SimEngine:
                 self.grow()
             count, done = calls.advance(self.memory, until)
             events += self._take(count)
-        self._take_runs()
+        if self.log_runs:
+            self._take_runs()
         return events
 
     def next_event_at(self) -> float | None:
@@ -306,11 +311,12 @@ class SimEngine:
 
     def event(self, at: float, kind: int, tag: int, produced: int, cached: int) -> EngineEvent:
         """An event of the compiled loop, which ends its request or not, as the world knows it."""
-        request_id = self._ids[tag]
-        if kind >= core.FINISHED:
-            del self._ids[tag]
-            if self._live.get(request_id, (0, 0))[1] == tag:
-                del self._live[request_id]
+        if kind < _ENDS:
+            return EngineEvent(_KINDS[kind], self._ids[tag], at, produced, cached)
+        request_id = self._ids.pop(tag)
+        live = self._live.get(request_id)
+        if live is not None and live[1] == tag:
+            del self._live[request_id]
         return EngineEvent(_KINDS[kind], request_id, at, produced, cached)
 
     def _take(self, count: int) -> list[EngineEvent]:
@@ -318,7 +324,12 @@ class SimEngine:
             return []
         rows = _rows(self.memory, memory.OUT, count, memory.OUT_WIDTH)
         core.drop_events(self.memory, count)
-        return [self.event(to_seconds(at), kind, tag, produced, cached) for at, kind, tag, produced, cached in rows]
+        events, now, seconds = [], -1, 0.0
+        for at, kind, tag, produced, cached in rows:
+            if at != now:  # what running requests report comes at one time
+                now, seconds = at, to_seconds(at)
+            events.append(self.event(seconds, kind, tag, produced, cached))
+        return events
 
     def _take_runs(self) -> None:
         if count := int(self.memory[memory.LOG_COUNT]):
@@ -342,6 +353,8 @@ def _set_timing(m: memory.Memory, profile: Profile, slowness: float) -> None:
         m[place : place + 5] = steps.a, steps.b, steps.c, steps.d, steps.eager_floor
         more = memory.STEADY_PREFILL if place == memory.STEADY else memory.SLOW_PREFILL
         m[more : more + 2] = steps.overlap, steps.mixed_floor
+        m[memory.STEADY_WIDE if place == memory.STEADY else memory.SLOW_WIDE] = steps.wide
+    m[memory.WIDE_BATCH], m[memory.GRAPH_STEP] = timing.wide_batch, timing.graph_step
     m[memory.AHEAD] = profile.async_scheduling
     m[memory.GRAPH_TOKENS] = timing.graph_tokens
     m[memory.REQUEST_OVERHEAD] = timing.request_overhead

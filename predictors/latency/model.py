@@ -66,7 +66,7 @@ class Profile:
     """Seconds a decoding sequence beyond ``wide_batch`` takes on top of ``c``."""
     wide_batch: int = 128
     graph_step: int = 1
-    """CUDA graphs are captured for batches of 1, 2, 4, … below this and for its multiples (8 in vLLM); 1: no padding."""
+    """CUDA graphs are captured for batches of 1, 2, 4, … below this and for its multiples (8 in vLLM); 1 pads none."""
     warm_up_s: float = 0.0
     """After a cold start or a crash, seconds in which steps take ``warm_up_factor`` times as long."""
     warm_up_factor: float = 1.0

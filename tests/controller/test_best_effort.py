@@ -190,3 +190,14 @@ def test_the_first_wait_is_priced_by_the_configured_service_rate() -> None:
     for name in ("a", "b"):
         submit(control, name, 0.0)
     assert [dispatch.pool for dispatch in control.dispatch(0.0)] == ["medium", "large"]
+
+
+def test_a_look_beforehand_does_not_change_why_the_fallback_decided() -> None:
+    control = driven(lambda observation, mask: PolicyDecision(0, (1.0, 0.0, 0.0)))
+    submit(control, "a", 0.0)
+    looked = control.tier_context("a", None, 0.0)
+    assert looked is not None
+    assert looked.why == "no_scores"
+    control.on_scores("a", None, 0.0, why="timeout")
+    serve_all(control, 0.0)
+    assert tier_of(control, "a").fallback == "timeout"

@@ -207,3 +207,10 @@ def test_a_kind_may_be_asked_for_once() -> None:
     env = BestEffortEnv(SHORT, kind="stable")
     assert env.reset(seed=0)[1]["kind"] == "stable"
     assert env.reset(seed=0, options={"kind": "bursty"})[1]["kind"] == "bursty"
+
+
+def test_what_is_recorded_changes_no_episode() -> None:
+    silent, written = (_run(BestEffortEnv(SHORT, record_share=share), 9) for share in (0.0, 1.0))
+    assert silent[0] == written[0]
+    assert silent[1] == written[1]
+    assert np.array_equal(silent[2], written[2])

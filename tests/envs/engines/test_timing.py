@@ -29,6 +29,7 @@ def test_the_run_duration_is_the_sum_of_its_steps(first: int, growth: int, steps
 
 @given(st.integers(0, 3000), st.integers(0, 256), st.integers(0, 10**6))
 def test_steps_take_what_the_profile_says(prefill: int, decoding: int, context: int) -> None:
-    shape = profile(eager_floor_s=9e-3, mixed_floor_s=6e-3, overlap_s=0.5e-3, graph_tokens=100, wide_s=9e-6, graph_step=8)
+    floors = {"eager_floor_s": 9e-3, "mixed_floor_s": 6e-3}
+    shape = profile(**floors, overlap_s=0.5e-3, graph_tokens=100, wide_s=9e-6, graph_step=8)
     steps = StepTiming.of(shape)
     assert abs(steps.step(prefill, decoding, context) - to_ps(shape.step_seconds(prefill, decoding, context))) <= 3
