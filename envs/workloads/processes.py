@@ -7,6 +7,7 @@ a hundred requests per second is a stream like any other.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,16 +90,20 @@ class Bursty:
 
     def times(self, rng: np.random.Generator) -> Iterator[float]:
         """Unit-rate exponential gaps, run through the inverse of the cumulated rate."""
-        now = 0.0
-        edges = [edge for burst in self.bursts for edge in burst]
+        now, rate = 0.0, self.rate_at(0.0)
+        edges = deque([edge for burst in self.bursts for edge in burst])
         while True:
             work = rng.exponential()
-            for edge in (edge for edge in edges if edge > now):
-                room = (edge - now) * self.rate_at(now)
-                if work < room:
+            while edges:
+                room = (edges[0] - now) * rate
+                if edges[0] > now and work < room:
                     break
-                work, now = work - room, edge
-            now += work / self.rate_at(now)
+                if edges[0] > now:
+                    work -= room
+                    now = edges[0]
+                edges.popleft()
+                rate = self.rate_at(now)
+            now += work / rate
             yield now
 
 
