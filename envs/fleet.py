@@ -267,12 +267,13 @@ class SimFleet:
     def abort(self, ticket: TicketId) -> None:
         """The client leaves now."""
         state = self._open.get(ticket)
-        if state is None:
+        worker = None if state is None or state.worker is None else self._workers[state.worker]
+        if worker is not None:
+            self._run(worker)  # which may bring the end
+        if ticket not in self._open:
             return
         self.control.on_abort(ticket, self.now)
-        if state.worker is not None:
-            worker = self._workers[state.worker]
-            self._run(worker)
+        if worker is not None:
             worker.engine.cancel(ticket)
             self._touch(worker)
         self._end(ticket, self.now, Result.ABORTED)

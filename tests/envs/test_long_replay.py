@@ -22,12 +22,14 @@ from envs.workloads import Arrival, Lengths
 from tests.envs.engines.profiles import profile
 
 CLOCK = FleetClock(report_interval=0.2)
-PREFIX = {"capacity_blocks": 40, "gate_slack": 20.0}
+PREFIX = {"capacity_blocks": 20, "gate_slack": 20.0}
 
 
-def workers(limits: list[int], slow: float = 1.0) -> list[tuple[WorkerSpec, SimEngine]]:
+def workers(limits: list[int], slow: float = 1.0, blocks: int = 128) -> list[tuple[WorkerSpec, SimEngine]]:
     """Workers whose names are not in their order, the first one slower than the others."""
-    shapes = [profile(a=5e-3 * (slow if place == 0 else 1.0)) for place in range(len(limits))]
+    longest = min(2048, 16 * blocks)
+    steps = [5e-3 * (slow if place == 0 else 1.0) for place in range(len(limits))]
+    shapes = [profile(a=step, kv_blocks=blocks, max_model_len=longest) for step in steps]
     return [
         (
             WorkerSpec(f"w{(7 * place + 3) % 10}", "pool", f"sim://{place}", limit),
@@ -87,13 +89,14 @@ def loads(draw: st.DrawFn) -> list[Arrival]:
     st.sampled_from(sorted(PLACES)),
     st.integers(1, 30),
     st.sampled_from([1.0, 3.0]),
+    st.sampled_from([128, 30]),
 )
 def test_it_decides_as_the_control_plane_does(
-    arrivals: list[Arrival], limits: list[int], place: str, most: int, slow: float
+    arrivals: list[Arrival], limits: list[int], place: str, most: int, slow: float, blocks: int
 ) -> None:
     ours = replay(
         Requests.of(arrivals),
-        workers(limits, slow),
+        workers(limits, slow, blocks),
         place,
         settings=ControlSettings(max_queue=most, max_queue_s=1.5),
         clock=CLOCK,
@@ -101,7 +104,7 @@ def test_it_decides_as_the_control_plane_does(
         samples=7,
     )
     names = [spec.name for spec, _ in workers(limits)]
-    theirs = {ended.request.index: ended for ended in in_full(arrivals, workers(limits, slow), place, most)}
+    theirs = {ended.request.index: ended for ended in in_full(arrivals, workers(limits, slow, blocks), place, most)}
     for index in range(len(arrivals)):
         assert told(ours, index, names) == told_of(theirs[index])
     assert len(ours.samples) <= 7

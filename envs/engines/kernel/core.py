@@ -250,11 +250,15 @@ def _next_of_engine(m: Memory) -> int:
 @compiled
 def _next_end(m: Memory, boundary: int, step: int) -> int:
     """When the first decoding sequence is seen to end, if nobody joins; never later than it is."""
+    if m[DOOMED_COUNT] > 0:  # they leave at the boundary, and the steps get shorter
+        return int(boundary + m[TOKEN_OVERHEAD])
     heaps.drop_stale_ends(m)
     batch = m[DECODING_COUNT]
     first = m[STEADY] + m[STEADY + 2] * batch + m[STEADY + 3] * (m[BASE_SUM] + batch * step)
-    ended = boundary + run_duration(first, m[STEADY + 3] * batch, m[m[ENDS]] - step)
-    return int(ended + m[TOKEN_OVERHEAD])
+    wanted = m[m[ENDS]] - step
+    steps = blocks.steps_until_short(m, step, wanted)
+    ended = boundary + run_duration(first, m[STEADY + 3] * batch, steps)
+    return int(ended + (m[TOKEN_OVERHEAD] if steps == wanted else m[STEADY]))  # else somebody is preempted then
 
 
 # ---------------------------------------------------------------------- time
@@ -404,10 +408,10 @@ def _schedule_prefills(m: Memory, admit: bool) -> int:
     """Choose the step's prompt tokens: the unfinished prompt first, then waiting ones in order."""
     budget = m[MAX_BATCHED_TOKENS] - m[DECODING_COUNT]
     before = budget
-    if m[PARTIAL] != NONE:
-        budget -= _fill(m, m[PARTIAL], budget)
     reserved = blocks.needed(m, m[STEP])
     blocks.make_room(m, reserved)
+    if m[PARTIAL] != NONE:
+        budget -= _fill(m, m[PARTIAL], budget)
     while admit and budget > 0 and m[WAITING_COUNT] > 0:
         slot, units = _next_admissible(m, reserved)
         if slot == NONE:

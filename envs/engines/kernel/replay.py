@@ -449,8 +449,9 @@ def _progress(m: Memory, worker: int, r: Counts, w: Memory) -> None:
     for i in range(m[DECODING_COUNT]):
         p = m[SLOTS] + m[m[DECODING] + i] * SLOT_WIDTH
         produced = m[p + PRODUCED] + m[STEP] - m[p + JOINED]
-        m[p + SHOWN] = produced
-        _tokens(worker, m[p + TAG], produced, r, w)
+        if produced > m[p + SHOWN]:
+            m[p + SHOWN] = produced
+            _tokens(worker, m[p + TAG], produced, r, w)
 
 
 @compiled

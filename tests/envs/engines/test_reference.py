@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 import pytest
@@ -151,6 +152,70 @@ def test_looking_more_often_changes_nothing(script: Script, extra: list[float]) 
     once, _ = play(script.engines()[0], script)
     often, _ = play(script.engines()[0], replace(script, looks=(*script.looks, *extra)))
     assert in_order(once) == in_order(often)
+
+
+def crowd(seed: int) -> Script:
+    """Far more requests and seats than hypothesis draws, short of blocks, with prefixes in common."""
+    rng = random.Random(seed)
+    block_size = rng.choice([4, 16, 32])
+    longest = rng.choice([120, 400])
+    seats = rng.choice([16, 64])
+    shape = profile(
+        block_size=block_size,
+        max_model_len=longest,
+        kv_blocks=-(-longest // block_size) + rng.randint(20, 120),
+        max_num_seqs=seats,
+        max_num_batched_tokens=seats + rng.choice([0, 1, 30, 500]),
+        token_overhead_s=rng.choice([0.0, 50e-6]),
+        async_scheduling=rng.random() < 0.5,
+        graph_step=rng.choice([1, 4]),
+        overlap_s=rng.choice([0.0, 0.4e-3]),
+    )
+    tokens = rng.choice([None, block_size])
+    chains = [tuple(1000 * family + i for i in range(longest // block_size)) for family in range(5)]
+    requests = tuple(
+        EngineRequest(
+            id=f"r{i}",
+            prompt_tokens=rng.randint(1, longest),
+            output_tokens=rng.randint(1, rng.choice([3, 60, longest])),
+            priority=rng.randint(-2, 2),
+            arrival=round(rng.random() * 2.0, 4),
+            prefix=() if tokens is None else rng.choice(chains)[: rng.randint(0, longest // block_size)],
+        )
+        for i in range(rng.choice([80, 200]))
+    )
+    cancels = tuple((round(rng.random() * 2.5, 4), rng.choice(requests).id) for _ in range(20))
+    policy = rng.choice(list(SchedulingPolicy))
+    return Script(shape, policy, requests, cancels, (), prefix_tokens=tokens, room=rng.choice([2, 256]))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_jumps_equal_steps_in_a_crowd(seed: int) -> None:
+    fast, slow = crowd(seed).engines()
+    fast_events, fast_seen = play(fast, crowd(seed))
+    slow_events, slow_seen = play(slow, crowd(seed))
+    assert in_order(fast_events) == in_order(slow_events)
+    assert fast_seen == slow_seen
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_nothing_happens_before_it_is_due(seed: int) -> None:
+    """Not after cancels in the middle of a step, and not when preemption makes batches smaller."""
+    script = crowd(seed)
+    engine, _ = script.engines()
+    moments = sorted({*(r.arrival for r in script.requests), *(at for at, _ in script.cancels), 60.0})
+    for moment in moments:
+        due = engine.next_event_at()
+        for event in engine.advance(moment):
+            assert due is not None
+            assert event.at >= due
+        for request in script.requests:
+            if request.arrival == moment:
+                engine.submit(request)
+        for at, request_id in script.cancels:
+            if at == moment:
+                engine.cancel(request_id)
+    assert engine.state().running == 0
 
 
 @pytest.mark.parametrize("policy", list(SchedulingPolicy))
