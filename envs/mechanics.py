@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from controller.types import WorkerName, WorkerPhase, WorkerSpec
 from controller.view import FleetView
 from envs.engines.base import EnginePhase
+from envs.engines.sequence import SchedulingPolicy
 from envs.engines.sim import SimEngine
 from envs.episode import Episode
 from envs.fleet import SimFleet
@@ -75,7 +76,8 @@ class SimMechanic:
         return self._fleet.control.view(now)
 
     def _add(self, worker: WorkerSpec, *, cold: bool) -> Machine:
-        engine = SimEngine(self._episode.profiles[worker.pool], now=self._fleet.now, cold=cold)
+        policy = SchedulingPolicy.PRIORITY if worker.priority_scheduling else SchedulingPolicy.FCFS
+        engine = SimEngine(self._episode.profiles[worker.pool], policy=policy, now=self._fleet.now, cold=cold)
         machine = self._machines[worker.name] = Machine(engine, self._episode.hardship.fate(worker.name))
         self._fleet.add_worker(worker, machine)
         return machine

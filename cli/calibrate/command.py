@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from cli.missing import fail
 
 if TYPE_CHECKING:
     from cli.calibrate.fitting import Calibration
+    from cli.report import Metric, Report
     from predictors.latency.campaign import Limits
 
 _SHOWN: Final = ("e2e_mean", "e2e_p90", "itl_p50", "ttft_p50", "ttft_p90", "e2e_p99", "ttft_p99")
-_TITLE: Final = "Signed relative errors (good: e2e mean 5 %, p90 8 %, itl p50 7 %, ttft p50 15 %, p90 20 %)"
+_TITLE: Final = "Signed relative errors, % (good: e2e mean 5 %, p90 8 %, itl p50 7 %, ttft p50 15 %, p90 20 %)"
 
 
 def calibrate(
@@ -111,15 +113,34 @@ def _fit(
     sources = read_sources(measurements, holdout, limits)
     for skipped in sources.skipped:
         _say(f"left out: {skipped}")
-    found = fitted(sources, begin(name or _name(sources.model, measurements), sources, start), starts=starts, seed=seed)
+    places = begin(name or _name(sources.model, measurements), sources, start)
+    try:
+        found = fitted(sources, places, starts=starts, seed=seed)
+    except ValueError as error:
+        raise fail(f"{error}; give the server's own limits by --limits FILE, or leave them out") from error
     written = report(found, sources, settings, seed)
     if found.good or force:
         written.extra("written", str(write_artifact(found, out, seed)))
     written.extra("plots", _plots(found, out))
     written.write(out / "report.json")
     written.write(json_path)
-    written.show(Console(), _TITLE, _SHOWN)
+    Console().print(_table(written))
     _judge(found, written.extras.get("written"))
+
+
+def _table(report: Report) -> Table:
+    """The errors of every load, in percent, fitted or held out; their intervals are in the report."""
+    table = Table("load", "", *(name.replace("_", " ") for name in _SHOWN), title=_TITLE, title_justify="left")
+    for labels, metrics in report.results:
+        cells = [_percent(metrics.get(name)) for name in _SHOWN]
+        table.add_row(str(labels["load"]), "out" if labels["split"] == "held_out" else "fit", *cells)
+    return table
+
+
+def _percent(error: Metric) -> str:
+    if error is None:
+        return "–"
+    return f"{100 * (error if isinstance(error, int | float) else error.value):+.1f}"
 
 
 def _name(model: str, measurements: list[Path]) -> str:

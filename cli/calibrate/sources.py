@@ -113,11 +113,20 @@ def begin(name: str, sources: Sources, start: str | None) -> list[Profile]:
 
     try:
         if start is None:
-            return guesses(name, sources.model, sources.fit, sources.limits)
+            return guesses(name, sources.model, sources.fit, _held(sources))
         known = {field: value for field, value in asdict(sources.limits).items() if value is not None}
         return [replace(_stored(start), name=name, errors={}, scaled_from=None, **known)]
     except (ProfileError, ValueError) as error:
         raise fail(f"the fit has nowhere to begin: {error}") from error
+
+
+def _held(sources: Sources) -> Limits:
+    """The limits, with room at least for what is held out where the longest request is not known."""
+    from predictors.latency.campaign import Limits
+
+    loads = (*sources.fit, *sources.held_out)
+    longest = max(int((load.prompt_tokens + load.output_tokens).max()) for load in loads)
+    return sources.limits.or_else(Limits(max_model_len=1 << longest.bit_length()))
 
 
 def _stored(name: str) -> Profile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +150,25 @@ def _columns(rows: list[dict[str, str]], path: Path) -> Mapping[str, Floats]:
         if row.get("error"):
             continue
         try:
-            values.append([float(row[name]) for name in COLUMNS])
+            values.append([_number(name, row[name]) for name in COLUMNS])
         except (TypeError, ValueError) as error:
-            raise MeasurementsError(f"{path}:{line}: not a number: {error}") from error
+            raise MeasurementsError(f"{path}:{line}: {error}") from error
     if not values:
         raise MeasurementsError(f"{path}: every row has an error")
     array = np.asarray(values, dtype=np.float64)
     return {name: array[:, column] for column, name in enumerate(COLUMNS)}
+
+
+def _number(name: str, text: str) -> float:
+    """A cell's value; an answer of one token has no inter-token time."""
+    if name == "itl_p50" and text.strip().lower() in ("", "nan"):
+        return math.nan
+    try:
+        value = float(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not a number: {name} {text!r}") from error
+    least = {"ttft": 1e-9, "e2e": 1e-9, "prompt_tokens": 1.0, "output_tokens": 1.0}.get(name, 0.0)
+    if not least <= value < math.inf:
+        wanted = "above 0" if least > 0 else "not below 0"
+        raise ValueError(f"{name}: must be finite and {wanted}, not {text}")
+    return value

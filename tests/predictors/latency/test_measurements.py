@@ -29,6 +29,9 @@ def test_rows_with_errors_are_left_out_and_time_starts_at_zero(tmp_path: Path) -
         ("arrival,ttft\n1,2\n", "no column e2e, itl_p50, output_tokens, prompt_tokens"),
         (HEAD + "0,1.0,ten,3,0.1,0.5,0.2,\n", r"run\.csv:2: not a number"),
         (HEAD + "0,1.0,10,3,0.1,0.5,0.2,refused\n", "every row has an error"),
+        (HEAD + "0,1.0,10,3,inf,0.5,0.2,\n", r"run\.csv:2: ttft: must be finite and above 0, not inf"),
+        (HEAD + "0,1.0,10,0,0.1,0.5,0.2,\n", r"output_tokens: must be finite and above 0, not 0"),
+        (HEAD + "0,-1.0,10,3,0.1,0.5,0.2,\n", r"arrival: must be finite and not below 0, not -1\.0"),
     ],
 )
 def test_unusable_files_say_why(tmp_path: Path, text: str, message: str) -> None:
@@ -36,6 +39,12 @@ def test_unusable_files_say_why(tmp_path: Path, text: str, message: str) -> None
     file.write_text(text)
     with pytest.raises(MeasurementsError, match=message):
         read_measurements(file)
+
+
+def test_an_answer_of_one_token_has_no_inter_token_time(tmp_path: Path) -> None:
+    file = tmp_path / "run.csv"
+    file.write_text(HEAD + "0,1.0,10,1,0.1,0.1,,\n1,2.0,10,3,0.1,0.5,0.2,\n")
+    assert np.isnan(read_measurements(file).measured.itl).tolist() == [True, False]
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
