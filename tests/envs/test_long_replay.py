@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,6 +110,29 @@ def test_it_decides_as_the_control_plane_does(
     for index in range(len(arrivals)):
         assert told(ours, index, names) == told_of(theirs[index])
     assert len(ours.samples) <= 7
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize("seed", range(8))
+def test_it_decides_alike_in_a_crowd_that_is_short_of_blocks(seed: int, place: str) -> None:
+    """Preemptions between two readings, an index of prefixes that is always full, chains longer than it."""
+    rng = random.Random(seed)
+    chains = [tuple(1000 * family + block for block in range(40)) for family in range(rng.choice([2, 30]))]
+    now, arrivals = 0.0, []
+    for _ in range(150):
+        now += rng.choice([0.0, rng.expovariate(rng.choice([50, 500]))])
+        chain = rng.choice(chains)[: rng.randint(0, 40)]
+        lengths = Lengths(rng.randint(1, 600), rng.randint(1, 400), chain, prefix_block=16)
+        arrivals.append(Arrival(now, lengths=lengths, max_tokens=rng.choice([None, 60, 500])))
+    limits = [rng.randint(1, 40) for _ in range(rng.randint(2, 5))]
+    fleet = [workers(limits, 3.0, 80) for _ in range(2)]
+    bounds = ControlSettings(max_queue=1000, max_queue_s=1.5)
+    options = PrefixOptions(**PREFIX)
+    ours = replay(Requests.of(arrivals), fleet[0], place, settings=bounds, clock=CLOCK, prefix=options)
+    names = [spec.name for spec, _ in fleet[0]]
+    for ended in in_full(arrivals, fleet[1], place, 1000):
+        assert told(ours, ended.request.index, names) == told_of(ended)
+    assert sum(engine.totals.preemptions for _, engine in fleet[1]) > 0
 
 
 @settings(max_examples=80, deadline=None)

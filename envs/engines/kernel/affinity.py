@@ -70,13 +70,14 @@ def _reach(depths: Memory, workers: int, depth: int) -> None:
 @compiled
 def add(i: Memory, chain: Memory, worker: int) -> None:
     """The worker was sent a prompt that begins so; the last block counts as used the longest ago."""
-    for k in range(len(chain) - 1, -1, -1):  # none of the chain's own may be forgotten to make room for the rest of it
+    kept = min(len(chain), i[_CAPACITY])  # what lies behind would be forgotten at once
+    for k in range(kept - 1, -1, -1):  # none of the chain's own may be forgotten to make room for the rest of it
         place = _find(i, chain[k])
         if i[place] != 0:
             entry = i[place] - 1
             _unlink(i, entry)
             _link(i, entry)
-    for k in range(len(chain) - 1, -1, -1):
+    for k in range(kept - 1, -1, -1):
         place = _find(i, chain[k])
         if i[place] == 0:
             if i[_COUNT] == i[_CAPACITY] + 1:

@@ -39,6 +39,7 @@ from envs.engines.kernel.memory import (
     SLOT_WIDTH,
     SLOTS,
     STEP,
+    STREAM,
     TAG,
     USED,
     VISIBLE,
@@ -428,7 +429,9 @@ def _read(bank: Memory, due: Memory, r: Counts, t: Floats, w: Memory, s: Memory,
     for worker in range(len(bank)):
         m = bank[worker]
         m[NOW] = max(m[NOW], to_ps(f[CLOCK]))
+        m[STREAM] = 1  # as the fleet has it: whoever is preempted on the way tells how far it was
         core.run(m, m[NOW])
+        m[STREAM] = 0
         seen_now = m[VISIBLE] <= m[NOW]
         if not seen_now:
             core.report_progress(m)
