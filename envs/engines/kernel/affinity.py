@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from envs.engines.kernel import table
 from envs.engines.kernel.memory import NONE, Memory
 from predictors.compiled import compiled
 
@@ -20,9 +21,7 @@ _NEWEST: Final = 3
 _TABLE: Final = 4
 _MASK: Final = 5
 _HEADER: Final = 8
-_ENTRY_WIDTH: Final = 5
-_MIX: Final = 0x9E3779B97F4A7C1
-_POSITIVE: Final = 0x7FFFFFFFFFFFFFF
+_ENTRY_WIDTH: Final = table.WIDTH
 
 MAX_WORKERS: Final = 62
 """Bits of an entry."""
@@ -30,11 +29,9 @@ MAX_WORKERS: Final = 62
 
 def index(capacity: int) -> Memory:
     """An empty index of at most so many blocks."""
-    table = 1
-    while table < 2 * capacity + 2:
-        table *= 2
-    i = np.zeros(_HEADER + (capacity + 1) * _ENTRY_WIDTH + table, dtype=np.int64)
-    i[[_CAPACITY, _OLDEST, _NEWEST, _TABLE, _MASK]] = capacity, NONE, NONE, len(i) - table, table - 1
+    places = 1 << (2 * capacity + 1).bit_length()
+    i = np.zeros(_HEADER + (capacity + 1) * _ENTRY_WIDTH + places, dtype=np.int64)
+    i[[_CAPACITY, _OLDEST, _NEWEST, _TABLE, _MASK]] = capacity, NONE, NONE, len(i) - places, places - 1
     return i
 
 
@@ -137,7 +134,7 @@ def _forget_oldest(i: Memory) -> None:
     """Its place is taken by the last entry, so that entries lie without gaps."""
     entry = i[_OLDEST]
     _unlink(i, entry)
-    _empty(i, i[_entry(entry) + 4])
+    table.empty(i, i[_TABLE], i[_MASK], _HEADER, i[_entry(entry) + 4])
     last = i[_COUNT] - 1
     i[_COUNT] = last
     if entry == last:
@@ -157,31 +154,5 @@ def _forget_oldest(i: Memory) -> None:
 
 
 @compiled
-def _home(i: Memory, block: int) -> int:
-    mixed = (block ^ (block >> 29)) * _MIX & _POSITIVE
-    return int((mixed >> 20) & i[_MASK])
-
-
-@compiled
 def _find(i: Memory, block: int) -> int:
-    table, at = i[_TABLE], _home(i, block)
-    while i[table + at] != 0 and i[_entry(i[table + at] - 1)] != block:
-        at = (at + 1) & i[_MASK]
-    return int(table + at)
-
-
-@compiled
-def _empty(i: Memory, place: int) -> None:
-    table, mask = i[_TABLE], i[_MASK]
-    hole = place - table
-    i[place] = 0
-    at = (hole + 1) & mask
-    while i[table + at] != 0:
-        e = _entry(i[table + at] - 1)
-        home = _home(i, i[e])
-        if ((at - home) & mask) >= ((at - hole) & mask):
-            i[table + hole] = i[table + at]
-            i[e + 4] = table + hole
-            i[table + at] = 0
-            hole = at
-        at = (at + 1) & mask
+    return int(table.find(i, i[_TABLE], i[_MASK], _HEADER, block))

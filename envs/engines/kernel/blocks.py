@@ -11,6 +11,7 @@ the room. Its *units* are as many blocks as one hash of the workload stands for,
 
 from __future__ import annotations
 
+from envs.engines.kernel import table
 from envs.engines.kernel.memory import (
     BASE,
     BLOCK_SIZE,
@@ -246,7 +247,7 @@ def _evict(m: Memory) -> None:
     unit = m[OLDEST]
     u = m[UNITS] + unit * UNIT_WIDTH
     _unlink(m, u)
-    _forget(m, m[u + 4])
+    table.empty(m, m[TABLE], m[TABLE_CAPACITY] - 1, m[UNITS], m[u + 4])
     m[m[UNIT_FREE] + m[UNIT_FREE_COUNT]] = unit
     m[UNIT_FREE_COUNT] += 1
 
@@ -258,39 +259,7 @@ def forget_units(m: Memory) -> None:
         _evict(m)
 
 
-# ---------------------------------------------------------------------- the table from hashes to units
-
-
-@compiled
-def _home(m: Memory, key: int) -> int:
-    """Where a hash is looked for first (Fibonacci hashing)."""
-    mixed = (key ^ (key >> 29)) * 0x9E3779B97F4A7C1 & 0x7FFFFFFFFFFFFFF
-    return int((mixed >> 20) & (m[TABLE_CAPACITY] - 1))
-
-
 @compiled
 def _find(m: Memory, key: int) -> int:
-    """Place of a hash's entry (its unit's number plus one), or of the empty one where it would be."""
-    table, mask = m[TABLE], m[TABLE_CAPACITY] - 1
-    at = _home(m, key)
-    while m[table + at] != 0 and m[m[UNITS] + (m[table + at] - 1) * UNIT_WIDTH] != key:
-        at = (at + 1) & mask
-    return int(table + at)
-
-
-@compiled
-def _forget(m: Memory, place: int) -> None:
-    """Empty a place of the table, and move up what was pushed past it."""
-    table, mask = m[TABLE], m[TABLE_CAPACITY] - 1
-    hole = place - table
-    m[place] = 0
-    at = (hole + 1) & mask
-    while m[table + at] != 0:
-        u = m[UNITS] + (m[table + at] - 1) * UNIT_WIDTH
-        home = _home(m, m[u])
-        if ((at - home) & mask) >= ((at - hole) & mask):
-            m[table + hole] = m[table + at]
-            m[u + 4] = table + hole
-            m[table + at] = 0
-            hole = at
-        at = (at + 1) & mask
+    """Place in the table of a hash's unit (its number plus one), or of the empty one where it would be."""
+    return int(table.find(m, m[TABLE], m[TABLE_CAPACITY] - 1, m[UNITS], key))

@@ -90,7 +90,6 @@ CACHE_HITS: Final = 48
 """And found there."""
 
 # The prefix cache
-CACHING: Final = 49
 UNIT_TOKENS: Final = 50
 """Tokens that one hash stands for."""
 UNIT_BLOCKS: Final = 51

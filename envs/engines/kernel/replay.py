@@ -146,24 +146,8 @@ def replay(
     samples: Floats,
 ) -> bool:
     """Run a load to its end; false if an engine ran out of room. ``samples`` (k, ``SAMPLE_WIDTH``) is filled."""
-    accounts = borrowed(r), borrowed(t), borrowed(hashes), borrowed(w), borrowed(s), borrowed(f)
-    return _replay(borrowed(bank), borrowed(due), borrowed(told), *accounts, borrowed(index), borrowed(samples))
-
-
-@compiled
-def _replay(
-    bank: Memory,
-    due: Memory,
-    told: Memory,
-    r: Counts,
-    t: Floats,
-    hashes: Memory,
-    w: Memory,
-    s: Memory,
-    f: Floats,
-    index: Memory,
-    samples: Floats,
-) -> bool:
+    bank, due, told, index, samples = borrowed(bank), borrowed(due), borrowed(told), borrowed(index), borrowed(samples)
+    r, t, hashes, w, s, f = borrowed(r), borrowed(t), borrowed(hashes), borrowed(w), borrowed(s), borrowed(f)
     n = len(r)
     every = (t[n - 1, AT] + 1e-9) / max(1, len(samples) - 1)
     while s[NEXT] < n or s[OPEN] > 0:
