@@ -99,6 +99,8 @@ class SimEngine:
         m[memory.MAX_BATCHED_TOKENS] = self.profile.max_num_batched_tokens
         m[memory.BLOCK_SIZE] = self.profile.block_size
         m[memory.BLOCKS] = self.profile.kv_blocks
+        size = self.profile.block_size
+        m[memory.BLOCK_SHIFT] = size.bit_length() - 1 if size & (size - 1) == 0 else memory.NONE
         m[memory.BY_PRIORITY] = self.policy is SchedulingPolicy.PRIORITY
         m[memory.STREAM] = self._stream
         if self.prefix_tokens is not None:

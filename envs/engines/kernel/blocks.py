@@ -14,6 +14,7 @@ from __future__ import annotations
 from envs.engines.kernel import table
 from envs.engines.kernel.memory import (
     BASE,
+    BLOCK_SHIFT,
     BLOCK_SIZE,
     BLOCKS,
     CACHE_HITS,
@@ -50,7 +51,22 @@ from predictors.compiled import compiled
 @compiled
 def for_tokens(m: Memory, tokens: int) -> int:
     """Blocks that hold so many tokens."""
-    return int((tokens + m[BLOCK_SIZE] - 1) // m[BLOCK_SIZE])
+    return whole_blocks(m, tokens + m[BLOCK_SIZE] - 1)
+
+
+@compiled
+def whole_blocks(m: Memory, tokens: int) -> int:
+    """Blocks that so many tokens fill."""
+    shift = m[BLOCK_SHIFT]
+    return int(tokens >> shift if shift >= 0 else tokens // m[BLOCK_SIZE])
+
+
+@compiled
+def _phase(m: Memory, step: int) -> int:
+    """``1 - step`` modulo the block size: of the sequences that take a block in this step."""
+    size = m[BLOCK_SIZE]
+    tokens = 1 + step * (size - 1)
+    return int(tokens - whole_blocks(m, tokens) * size)
 
 
 @compiled
@@ -62,8 +78,7 @@ def free_blocks(m: Memory) -> int:
 @compiled
 def needed(m: Memory, step: int) -> int:
     """Blocks that the decoding sequences take in step ``step``."""
-    size = m[BLOCK_SIZE]
-    return int(m[m[PHASES] + (1 + step * (size - 1)) % size])
+    return int(m[m[PHASES] + _phase(m, step)])
 
 
 @compiled
@@ -77,9 +92,9 @@ def make_room(m: Memory, blocks: int) -> None:
 def grow(m: Memory, step: int, steps: int) -> None:
     """Take what the decoding sequences need in ``steps`` steps from ``step`` on."""
     size, phases = m[BLOCK_SIZE], m[PHASES]
-    cycles = steps // size
+    cycles = whole_blocks(m, steps)
     taken = cycles * m[DECODING_COUNT]
-    phase = (1 + step * (size - 1)) % size
+    phase = _phase(m, step)
     for _ in range(steps - cycles * size):
         taken += m[phases + phase]
         phase = phase - 1 if phase > 0 else size - 1

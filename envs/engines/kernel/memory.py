@@ -48,6 +48,8 @@ MAX_SEQS: Final = 21
 MAX_BATCHED_TOKENS: Final = 22
 BLOCK_SIZE: Final = 23
 BLOCKS: Final = 24
+BLOCK_SHIFT: Final = 49
+"""Logarithm of the block size where that is a power of two, else ``NONE``: a shift takes a tenth of a division."""
 BY_PRIORITY: Final = 25
 STREAM: Final = 26
 """Whether progress is reported."""

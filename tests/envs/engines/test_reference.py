@@ -48,7 +48,7 @@ FATES = ("sleep", "wake", "fail", "start", "slow_down", "recover")
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:
-    block_size = draw(st.sampled_from([1, 4, 16]))
+    block_size = draw(st.sampled_from([1, 4, 6, 16]))
     longest = draw(st.integers(20, 120))
     blocks = -(-longest // block_size) + draw(st.integers(0, 12))
     seats = draw(st.integers(1, 6))
