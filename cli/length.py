@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.length_judging import (
+    METRICS,
+    Judging,
+    Seen,
+    embedded,
+    joined,
+    read_features,
+    row,
+    steps,
+    tables_of,
+    with_features,
+)
 from cli.length_sources import Inputs, Source, kept_out, listed, usable
 from cli.missing import fail
-from cli.report import Label, Metric, Report
+from cli.report import Label, Report
 
 if TYPE_CHECKING:
     from predictors.artifact import Manifest
-    from predictors.length.baselines import LengthRanker
     from predictors.length.data import LengthData
-    from predictors.length.evaluation import Judged, Table
+    from predictors.length.evaluation import Table
     from predictors.length.model import FastLength
 
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of public data; or HEADWAY_DATA.")]
@@ -35,8 +43,13 @@ Resamples = Annotated[int, typer.Option(min=100, help="Bootstrap resamples behin
 Least = Annotated[int, typer.Option(min=2, help="Judge models with at least so many prompts.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report there.")]
 
-_TIMED: Final = 200
-"""Prompts that are scored one by one to time a predictor."""
+FeaturesFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="npz that predictors.length.deep_features writes, for the row deep."),
+]
+_MAP_FOLDS: Final = 5
+"""Of prompts held out, between which each model's own map is fitted."""
+Plots = Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the results there, as PNG.")]
 
 
 def train(
@@ -55,22 +68,24 @@ def train(
 ) -> None:
     """Fit the length ranker, judge it by cross-validation and on prompts kept out, and write it as an artifact."""
     from predictors.artifact import ArtifactError
-    from predictors.length.evaluation import judge, out_of_fold
+    from predictors.length.evaluation import judge, mapped, out_of_fold
     from predictors.length.train import FastRanker, FastSettings
 
     inputs = Inputs(data, rows, tasks, seed, source)
     parts = inputs.read()
     report = Report("train length", seed, {**inputs.settings(), "held_out": held_out, "folds": folds, "least": least})
     table = _without_held_out(parts, held_out, least)
-    with usable(), _steps(2) as step:
+    with usable(), steps(2) as step:
         step(f"{folds}-fold cross-validation")
         scores = out_of_fold(lambda: FastRanker(FastSettings(seed=seed)), table, folds, seed)
         step("fitting")
         ranker = FastRanker(FastSettings(seed=seed)).fit(table.data, table.embeddings)
     for label, mask in _masks(table.data).items():
-        judged = judge(scores[mask], table.take(label, mask), seed, resamples)
-        _row(report, "fast", label, judged, split="in_domain", setting="default")
+        part = table.take(label, mask)
+        judged = judge(scores[mask], part, seed, resamples, mapped(scores[mask], part, folds, seed))
+        row(report, "fast", label, judged, split="in_domain", setting="default")
     kept = listed(parts, held_out, seed)
+    report.extra("chosen", ranker.chosen_)
     _judge_as_is(report, ranker.model_, kept_out(parts, kept), seed, resamples)
     models = out or _home_models()
     try:
@@ -94,46 +109,53 @@ def evaluate(
     seed: Seed = 0,
     resamples: Resamples = 1000,
     least: Least = 300,
+    features: FeaturesFile = None,
+    plots: Plots = None,
     json_path: JsonFile = None,
 ) -> None:
-    """Kendall's tau-b of length rankers on prompts they never saw: median over models, by source."""
-    from predictors.length.baselines import RANKERS, mean_rank_of_others
-    from predictors.length.evaluation import judge, out_of_fold
+    """Length rankers on prompts they never saw: order, lengths and quantiles, median over models, by source.
+
+    Split in_domain is cross-validation by prompt within a source, leave_one_out is trained on all other sources.
+    tau_b_short is tau-b among a model's shortest 30 % of answers. mae (tokens) and coverage_90, the share of answers no
+    longer than the predicted 0.9 quantile, are after each model's own map, fitted without the prompts it is judged by.
+    """
+    from predictors.length.baselines import RANKERS, feature_rankers
 
     inputs = Inputs(data, rows, tasks, seed, source)
     parts = inputs.read()
     shipped = _shipped(artifact)
-    report = Report("eval length", seed, {**inputs.settings(), "folds": folds, "resamples": resamples, "least": least})
-    tables = _tables(parts, least)
-    with usable(), _steps(len(tables) * (len(RANKERS) + 1)) as step:
+    settings = {"folds": folds, "resamples": resamples, "least": least, "features": str(features) if features else None}
+    report = Report("eval length", seed, {**inputs.settings(), **settings})
+    states = read_features(features) if features is not None else {}
+    deep = feature_rankers() if features is not None else {}
+    tables = tables_of(parts, least)
+    alone = [table for table, _ in tables if table.source != "all"]
+    count = len(tables) * (len(RANKERS) + len(deep) + 1) + (len(alone) > 1) * len(alone) * (len(RANKERS) + len(deep))
+    seen: list[Seen] = []
+    with usable(), steps(count) as step:
+        judging = Judging(report, folds, seed, resamples, least, step)
         for table, labels in tables:
-            for predictor, make in RANKERS.items():
-                step(f"{table.source}: {predictor}")
-                judged = judge(out_of_fold(make, table, folds, seed), table, seed, resamples)
-                setting = {"setting": "default"} if predictor == "fast" else {}
-                cost = _microseconds(make, table) if "all" in labels else None
-                for label in labels:
-                    _row(report, predictor, label, judged, cost, split="in_domain", **setting)
-            step(f"{table.source}: oracle")
-            oracle = judge(mean_rank_of_others(table.data.tokens), table, seed, resamples)
-            for label in labels:
-                _row(report, "oracle", label, oracle, split="in_domain")
+            seen += judging.in_domain(table, labels, RANKERS)
+            known = with_features(table, states)
+            if known is not None:
+                seen += judging.in_domain(known, labels, deep, features=features.name if features else None)
+            seen += judging.ceilings(table, labels)
+        for table in alone if len(alone) > 1 else []:
+            others = joined("others", [other for other in alone if other is not table], least)
+            judging.leave_one_out(table, others, RANKERS)
+            known, learned = with_features(table, states), with_features(others, states)
+            if known is not None and learned is not None:
+                judging.leave_one_out(known, learned, deep, features=features.name if features else None)
     if shipped is not None:
         model, manifest = shipped
         report.extra("artifact", {"ref": manifest.ref})
         _judge_as_is(report, model, kept_out(parts, manifest.held_out), seed, resamples)
     report.write(json_path)
-    report.show(Console(), "Kendall's tau-b with each model's output tokens (median over models)", ["tau_b"])
+    if plots is not None:
+        from cli.length_plots import draw
 
-
-def _tables(parts: Mapping[Source, LengthData], least: int) -> list[tuple[Table, list[str]]]:
-    """What is judged, each with the labels of its rows: every source, and all of them (the same, if there is one)."""
-    from predictors.length.data import merge
-
-    tables = [(_embedded(source, part, least), [str(source)]) for source, part in parts.items()]
-    if len(tables) == 1:
-        return [(table, [*labels, "all"]) for table, labels in tables]
-    return [*tables, (_embedded("all", merge(list(parts.values())), least), ["all"])]
+        draw(seen, plots)
+    report.show(Console(), "Length rankers (median over models)", [*METRICS, "latency_us_p50"])
 
 
 def _without_held_out(parts: Mapping[Source, LengthData], share: float, least: int) -> Table:
@@ -142,15 +164,7 @@ def _without_held_out(parts: Mapping[Source, LengthData], share: float, least: i
 
     whole = merge(list(parts.values()))
     away = held_out_mask(whole, share, [source for source in parts if source is not Source.TASKS])
-    return _embedded("all", whole.take(~away), least)
-
-
-def _embedded(source: str, data: LengthData, least: int) -> Table:
-    from predictors.embedding import Embedder
-    from predictors.length.evaluation import Table, judged_columns
-
-    embeddings = Embedder().embed([prompt.text for prompt in data.prompts])
-    return Table(source, data, embeddings, judged_columns(data, least))
+    return embedded("all", whole.take(~away), least)
 
 
 def _masks(data: LengthData) -> dict[str, Any]:
@@ -163,21 +177,13 @@ def _masks(data: LengthData) -> dict[str, Any]:
 
 def _judge_as_is(report: Report, model: FastLength, kept: Mapping[str, LengthData], seed: int, resamples: int) -> None:
     """A row for each source: the artifact itself on prompts it was not trained on."""
-    from predictors.length.evaluation import judge
+    from predictors.length.evaluation import judge, mapped
 
     for label, part in kept.items():
-        table = _embedded(label, part, least=2)
+        table = embedded(label, part, least=2)
         ranks = model.predict(part.prompts, table.embeddings).rank
-        _row(report, "shipped", label, judge(ranks, table, seed, resamples), split="held_out", setting="shipped")
-
-
-def _row(
-    report: Report, predictor: str, source: str, judged: Judged | None, cost: float | None = None, **labels: Label
-) -> None:
-    metrics: dict[str, Metric] = {"tau_b": None, "models": None, "prompts": None, "latency_us_p50": cost}
-    if judged is not None:
-        metrics |= {"tau_b": judged.tau_b, "models": judged.models, "prompts": judged.prompts}
-    report.row({"predictor": predictor, "source": source, **labels}, metrics)
+        judged = judge(ranks, table, seed, resamples, mapped(ranks, table, _MAP_FOLDS, seed))
+        row(report, "shipped", label, judged, split="held_out", setting="shipped")
 
 
 def _write(
@@ -186,7 +192,7 @@ def _write(
     from predictors.length.card import Facts, write_ranker
     from predictors.types import Interval
 
-    measured = {_metric(labels): values["tau_b"] for labels, values in report.results}
+    measured = {_metric(labels, name): values[name] for labels, values in report.results for name in METRICS}
     metrics = {key: value if isinstance(value, Interval) else None for key, value in measured.items()}
     facts = Facts(
         name=name,
@@ -200,9 +206,9 @@ def _write(
     return write_ranker(models, ranker, facts)
 
 
-def _metric(labels: Mapping[str, Label]) -> str:
+def _metric(labels: Mapping[str, Label], name: str) -> str:
     """``tau_b`` of all sources, ``tau_b_arena``, ``held_out_tau_b_arena`` …"""
-    prefix = "held_out_tau_b" if labels["split"] == "held_out" else "tau_b"
+    prefix = f"held_out_{name}" if labels["split"] == "held_out" else name
     return prefix if labels["source"] == "all" else f"{prefix}_{labels['source']}"
 
 
@@ -236,35 +242,3 @@ def _shipped(artifact: Path | None) -> tuple[FastLength, Manifest] | None:
         return None
     except (ArtifactError, StoreError) as error:
         raise fail(str(error), code=1) from error
-
-
-def _microseconds(make: Callable[[], LengthRanker], table: Table) -> float:
-    """Median time to embed and score one prompt."""
-    import numpy as np
-
-    from predictors.embedding import Embedder
-
-    ranker, embedder = make().fit(table.data, table.embeddings), Embedder()
-    times = []
-    for prompt in table.data.prompts[:_TIMED]:
-        begun = time.perf_counter_ns()
-        ranker.rank([prompt], embedder.embed([prompt.text]))
-        times.append(time.perf_counter_ns() - begun)
-    return float(np.median(times)) / 1000
-
-
-@contextmanager
-def _steps(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr; the function names the step that begins."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        begun = False
-
-        def step(name: str) -> None:
-            nonlocal begun
-            progress.update(task, description=name, advance=1 if begun else 0)
-            begun = True
-
-        yield step
-        progress.update(task, advance=1)

@@ -45,7 +45,7 @@ def write_ranker(models: Path, ranker: FastRanker, facts: Facts) -> Manifest:
         files={**ranker.export(), "card.md": card(facts).encode()},
         created=facts.created,
         held_out=facts.held_out,
-        settings={**facts.settings, "estimator": recipe},
+        settings={**facts.settings, "estimator": recipe, "chosen": ranker.chosen_},
     )
 
 
@@ -70,12 +70,15 @@ def _described(rows: Mapping[str, Any]) -> str:
 _CARD = """# {title}
 
 Ranks prompts by how long a model's answer will be, before any of it is written, so that a queue can serve short answers
-first. It also gives the length it expects, in tokens, for a typical model.
+first. It also gives the length it expects, its 0.9 quantile and the mean beyond that, in tokens, for a typical model.
 
 **Method.** A ridge regression over words (tf-idf), lexical features and likeness to typical prompts (WordLlama
 embeddings, 256 dimensions) gives an out-of-fold score; that score and the lexical features go into LightGBM trees
-trained with lambdarank. The label is a prompt's mean rank over all models that answered it. A monotone table maps the
-trees' score to a rank and to expected tokens. A prompt's own `max_tokens` caps both.
+trained with lambdarank, and the trees' score is blended with the ridge's. The label is a prompt's mean rank over all
+models that answered it. The ridge's kernel and the share of the blend were chosen on inner folds of the prompts used.
+Monotone tables map the score to a rank and to tokens: the mean, the 0.9 quantile of the answers, shifted by a
+split-conformal correction from out-of-fold scores, and the mean of the answers beyond it. A prompt's own `max_tokens`
+caps all of them.
 
 **Files.** `ranker.txt` (LightGBM text), `tables.json` (word weights, calibration, limits), `arrays.npz`. No pickle.
 
@@ -92,8 +95,10 @@ Not trained on (only these may judge this artifact as shipped):
 ## Metrics
 
 Kendall's tau-b with each model's own output lengths, median over models, 95 % interval by bootstrap over prompts.
-`tau_b…` is cross-validation by prompt of the same settings on the rows used; `held_out_tau_b…` is this very artifact on
-the rows held out.
+Names without `held_out` are cross-validation by prompt of the same settings on the rows used; those with it are of this
+very artifact on the rows held out. `tau_b_short` is tau-b among each model's shortest 30 % of answers. `mae` (tokens)
+and `coverage_90`, the share of answers no longer than the predicted 0.9 quantile, are after a map from rank to tokens
+for each model, fitted to its answers to other prompts.
 
 | metric | value |
 |---|---|
@@ -101,13 +106,13 @@ the rows held out.
 
 ## Limits
 
-- Order, not size: the expected tokens are those of a typical model of the training data; a verbose or a terse model
-  needs its own scale.
+- Order, not size: the tokens are those of a typical model of the training data, the quantile of its answers to prompts
+  of that rank; a verbose or a terse model needs its own map.
 - Public arena prompts are mostly English, technical and written by enthusiasts; the task suite is generated. Prompts
   unlike the data are reported as out of distribution, and the gateway then uses its fallback.
 - Two answers of one model to one prompt differ, so tau-b has a ceiling well below 1; the mean rank of all other models
   on the same prompt, which no gateway can know, reaches 0.59 on the arena prompts.
-- Features and hyper-parameters were chosen by cross-validation on the arena prompts, with other folds than those
-  reported but including those held out, so the figures are slightly hopeful.
+- The kernels and blends to choose from were narrowed down by cross-validation on the arena prompts, including those
+  held out, so the figures are slightly hopeful.
 - It reads the first and the last 500 characters of a prompt.
 """

@@ -42,7 +42,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class LengthData:
-    """Prompts (n) with the lengths of answers: row i of ``tokens`` (n, M) is in tokens, NaN where a model has none."""
+    """Prompts (n) with the lengths of answers: row i of ``tokens`` (n, M) is in tokens, NaN where a model has none.
+
+    Where models answered a prompt several times, ``tokens`` are means, and ``samples`` (n, M, k) each answer's, NaN
+    where there are fewer than k; ``None`` where no prompt has several.
+    """
 
     prompts: tuple[Prompt, ...]
     groups: tuple[str, ...]
@@ -50,6 +54,7 @@ class LengthData:
     models: tuple[str, ...]
     tokens: NDArray[np.float64]
     provenance: tuple[DataSource, ...]
+    samples: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -65,6 +70,7 @@ class LengthData:
             self.models,
             self.tokens[chosen],
             tuple(replace(source, rows=sources.count(source.name)) for source in self.provenance),
+            None if self.samples is None else self.samples[chosen],
         )
 
 
@@ -89,21 +95,29 @@ def from_answers(answers: Iterable[Answer], source: str, licence: str, digest: s
         raise LengthDataError(f"the source {source!r} has no rows with output lengths")
     models = tuple(sorted({model for row in lengths.values() for model in row}))
     tokens = np.full((len(lengths), len(models)), np.nan)
+    most = max(len(values) for row in lengths.values() for values in row.values())
+    samples = np.full((len(lengths), len(models), most), np.nan)
     for i, row in enumerate(lengths.values()):
         for model, values in row.items():
             tokens[i, models.index(model)] = float(np.mean(values))
+            samples[i, models.index(model), : len(values)] = values
     prompts = tuple(prompt for _, prompt in lengths)
     provenance = DataSource(source, licence, digest or _digest(prompts, tokens), len(prompts))
     groups = tuple(group for group, _ in lengths)
-    return LengthData(prompts, groups, (source,) * len(prompts), models, tokens, (provenance,))
+    sources = (source,) * len(prompts)
+    return LengthData(prompts, groups, sources, models, tokens, (provenance,), samples if most > 1 else None)
 
 
 def merge(parts: Sequence[LengthData]) -> LengthData:
     """One table of several sources; a model keeps a column to itself in each source."""
     models = tuple(model for part in parts for model in part.models)
     tokens = np.full((sum(map(len, parts)), len(models)), np.nan)
+    most = max(1 if part.samples is None else part.samples.shape[2] for part in parts)
+    samples = np.full((*tokens.shape, most), np.nan)
     row = column = 0
     for part in parts:
+        own = part.tokens[:, :, None] if part.samples is None else part.samples
+        samples[row : row + len(part), column : column + len(part.models), : own.shape[2]] = own
         tokens[row : row + len(part), column : column + len(part.models)] = part.tokens
         row, column = row + len(part), column + len(part.models)
     return LengthData(
@@ -113,6 +127,7 @@ def merge(parts: Sequence[LengthData]) -> LengthData:
         models,
         tokens,
         tuple(source for part in parts for source in part.provenance),
+        samples if most > 1 else None,
     )
 
 

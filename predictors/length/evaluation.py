@@ -1,4 +1,5 @@
-"""Judging length rankers: Kendall's tau-b with each model's own output lengths, on prompts the ranker never saw."""
+"""Judging length rankers on prompts they never saw: their order by Kendall's tau-b with each model's own lengths, and
+the lengths and quantiles that a model's own map makes of their scores."""
 
 from __future__ import annotations
 
@@ -8,23 +9,42 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.length.baselines import LengthRanker
 from predictors.length.data import LengthData, content_hash
+from predictors.length.estimator import LengthEstimator
+from predictors.length.per_model import PerModelMap
 from predictors.length.train import grouped_folds, splits
 from predictors.types import Interval
 
 Matrix = NDArray[np.float64]
 LEAST_PROMPTS = 300
 """Models with fewer prompts than this are not judged one by one."""
+SHORT = 0.3
+"""Share of a model's answers that are its short ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One ranker on one table. ``tau_b``: median over ``models`` models; the interval resamples ``prompts`` prompts."""
+    """One ranker on one table, each figure the median over ``models`` models; intervals resample ``prompts`` prompts.
+
+    ``tau_b`` is with a model's lengths, ``tau_b_short`` that among the prompts whose lengths are at most the model's
+    own 0.3 quantile. ``mae`` is the mean absolute error in tokens, and ``coverage_90`` the share of lengths that are at
+    most the predicted 0.9 quantile, of :func:`mapped` lengths; ``None`` where none were given.
+    """
 
     tau_b: Interval
     models: int
     prompts: int
+    tau_b_short: Interval | None = None
+    mae: Interval | None = None
+    coverage_90: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Expected tokens and their 0.9 quantile (n, M), NaN for models that are not judged or have no answer."""
+
+    tokens: Matrix
+    high: Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +61,7 @@ class Table:
         return Table(source, self.data.take(rows), self.embeddings[rows], self.judged)
 
 
-def out_of_fold(make: Callable[[], LengthRanker], table: Table, folds: int, seed: int) -> Matrix:
+def out_of_fold(make: Callable[[], LengthEstimator], table: Table, folds: int, seed: int) -> Matrix:
     """Score (n,) of every prompt by a ranker that was fitted without its fold."""
     scores = np.empty(len(table.data))
     for train, test in splits(grouped_folds(table.data.groups, folds, seed)):
@@ -50,27 +70,102 @@ def out_of_fold(make: Callable[[], LengthRanker], table: Table, folds: int, seed
     return scores
 
 
-def judge(scores: Matrix, table: Table, seed: int, resamples: int = 1000) -> Judged | None:
-    """Median over the table's judged models of tau-b between scores and tokens, resampling groups of prompts.
+def mapped(scores: Matrix, table: Table, folds: int, seed: int) -> Mapped:
+    """What each judged model's own map makes of scores (n,) or (n, M), each prompt by a map that was fitted without its
+    fold: cross-conformal (Vovk 2015), if the scores are themselves out of fold by the same folds and seed."""
+    tokens, high = np.full_like(table.data.tokens, np.nan), np.full_like(table.data.tokens, np.nan)
+    fold = grouped_folds(table.data.groups, folds, seed)
+    for column in table.judged:
+        score = scores if scores.ndim == 1 else scores[:, column]
+        lengths = table.data.tokens[:, column]
+        known = ~np.isnan(lengths) & ~np.isnan(score)
+        for train, test in splits(fold):
+            learn, judged = train[known[train]], test[known[test]]
+            if len(learn) and len(judged):
+                own = PerModelMap(memory=len(learn)).fit(score[learn], lengths[learn])
+                found = own.predict(score[judged])
+                if found is not None:
+                    tokens[judged, column], high[judged, column] = found[0], found[1]
+    return Mapped(tokens, high)
 
-    ``scores`` is (n,), or (n, M) for a score that differs by model. ``None`` where tau-b is defined for no model.
+
+def judge(
+    scores: Matrix, table: Table, seed: int, resamples: int = 1000, lengths: Mapped | None = None
+) -> Judged | None:
+    """Judge scores (n,), or (n, M) if they differ by model, and what the models' maps made of them.
+
+    ``None`` where tau-b is defined for no model.
     """
     tokens = table.data.tokens
     draws = _draws(table.data.groups, seed, resamples)
-    taus = []
+    taus: list[Matrix] = []
+    short: list[Matrix] = []
+    errors: list[Matrix] = []
+    covered: list[Matrix] = []
     judged = np.zeros(len(tokens), dtype=bool)
     for column in table.judged:
         score = scores if scores.ndim == 1 else scores[:, column]
         rows = ~np.isnan(tokens[:, column]) & ~np.isnan(score)
         if rows.sum() > 1:
             judged |= rows
-            taus.append(weighted_tau_b(score[rows], tokens[rows, column], draws[:, rows]))
-    defined = [tau for tau in taus if not np.isnan(tau[0])]
+            truth = tokens[:, column]
+            shortest = rows & (truth <= np.quantile(truth[rows], SHORT))
+            taus.append(weighted_tau_b(score[rows], truth[rows], draws[:, rows]))
+            short.append(weighted_tau_b(score[shortest], truth[shortest], draws[:, shortest]))
+            if lengths is not None:
+                errors.append(_mean(np.abs(lengths.tokens[:, column] - truth), draws))
+                covered.append(_mean(np.where(np.isnan(lengths.high[:, column]), np.nan,
+                                              truth <= lengths.high[:, column]), draws))  # fmt: skip
+    tau = _median(taus)
+    if tau is None:
+        return None
+    models = sum(not np.isnan(one[0]) for one in taus)
+    return Judged(tau, models, int(judged.sum()), _median(short), _median(errors), _median(covered))
+
+
+def noise_ceiling(table: Table, seed: int, resamples: int = 1000, least: int = LEAST_PROMPTS) -> Judged | None:
+    """Tau-b of one sample's length with the mean of the others to the same prompt, averaged over the samples: what a
+    model's own chance leaves to predict. Over models with several samples of ``least`` prompts; ``None`` if there is
+    none."""
+    samples = table.data.samples
+    if samples is None:
+        return None
+    draws = _draws(table.data.groups, seed, resamples)
+    several = (~np.isnan(samples)).sum(axis=2) > 1
+    taus: list[Matrix] = []
+    judged = np.zeros(len(samples), dtype=bool)
+    for column in np.flatnonzero(several.sum(axis=0) >= least):
+        own = samples[:, column]
+        each = []
+        for index in range(own.shape[1]):
+            rows = several[:, column] & ~np.isnan(own[:, index])
+            if rows.sum() > 1:
+                judged |= rows
+                others = np.nanmean(np.delete(own[rows], index, axis=1), axis=1)
+                each.append(weighted_tau_b(others, own[rows, index], draws[:, rows]))
+        taus.append(np.mean(each, axis=0))
+    tau = _median(taus)
+    return None if tau is None else Judged(tau, len(taus), int(judged.sum()))
+
+
+def _mean(values: Matrix, draws: Matrix) -> Matrix:
+    """Mean (R,) of values (n,) that are known, under row multiplicities (R, n)."""
+    known = ~np.isnan(values)
+    weights = draws[:, known]
+    total = weights.sum(axis=1)
+    mean: Matrix = np.divide(weights @ values[known], total, out=np.full(len(draws), np.nan), where=total > 0)
+    return mean
+
+
+def _median(figures: Sequence[Matrix]) -> Interval | None:
+    """Median over models of figures (R,), of which the first is the sample's own and the others resamples'."""
+    defined = [figure for figure in figures if not np.isnan(figure[0])]
     if not defined:
         return None
-    medians = np.nanmedian(np.stack(defined), axis=0)
-    lo, hi = np.nanquantile(medians[1:], (0.025, 0.975))
-    return Judged(Interval(float(medians[0]), float(lo), float(hi)), len(defined), int(judged.sum()))
+    stacked = np.stack(defined)
+    medians = np.nanmedian(stacked[:, ~np.isnan(stacked).all(axis=0)], axis=0)
+    lo, hi = np.quantile(medians[1:], (0.025, 0.975)) if len(medians) > 1 else (medians[0], medians[0])
+    return Interval(float(medians[0]), float(lo), float(hi))
 
 
 def judged_columns(data: LengthData, least: int = LEAST_PROMPTS) -> NDArray[np.intp]:

@@ -48,6 +48,19 @@ def consensus(data: LengthData) -> Consensus:
     return Consensus(log_tokens, place, level, weight / weight.mean(), source.astype(np.intp))
 
 
+def typical_answers(data: LengthData) -> Matrix:
+    """Each answer (n, M) as a typical model of its source would have written it, in tokens: the one of the same rank
+    among the typical model's; NaN where there is no answer."""
+    ranks = within_model_ranks(data.tokens)
+    typical = np.full_like(data.tokens, np.nan)
+    sources = np.asarray(data.sources)
+    for source in dict.fromkeys(data.sources):
+        rows = sources == source
+        known = rows[:, None] & ~np.isnan(ranks)
+        typical[known] = np.exp(_typical_quantiles(data.tokens[rows], ranks[known]))
+    return typical
+
+
 def within_model_ranks(tokens: Matrix) -> Matrix:
     """Rank of each answer (n, M) among the same model's, 0 to 1; NaN where there is no answer."""
     ranks = np.full_like(tokens, np.nan)

@@ -1,4 +1,7 @@
-"""Training ``fast``: out-of-fold trend scores and lexical features into LightGBM's lambdarank.
+"""Training ``fast``: out-of-fold trend scores and lexical features into LightGBM's lambdarank, blended with the trend.
+
+Which kernel the trend has, and how much of it the blend, is chosen on the inner folds, by tau-b with each model's
+lengths.
 
 Everything is seeded and single-threaded where order matters: the same data, settings and seed give the same bytes.
 """
@@ -6,24 +9,25 @@ Everything is seeded and single-threaded where order matters: the same data, set
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve
 from scipy.optimize import isotonic_regression
-from scipy.sparse import csr_array
+from scipy.stats import kendalltau
 
+from predictors.length.basis import Basis
 from predictors.length.calibration import Calibration
 from predictors.length.data import LengthData, LengthDataError
 from predictors.length.features import Readings, read
 from predictors.length.model import FastLength, Guard, LengthScores
-from predictors.length.target import Consensus, consensus
-from predictors.length.trend import Places, Trend, cosines, standardise
+from predictors.length.quantiles import fit_curves
+from predictors.length.target import Consensus, consensus, typical_answers
+from predictors.length.trend import Places, Trend
 from predictors.types import Prompt
 
 Matrix = NDArray[np.float64]
@@ -31,6 +35,7 @@ Rows = NDArray[np.intp]
 _LEVELS = 64
 """Relevance levels of lambdarank; a difference of one level gains the same anywhere (linear gains)."""
 _LEAST_PROMPTS = 20
+_ENOUGH = 50
 _LEAST_RISE = 1e-3
 """Of the logarithm of expected tokens, from one bin of the calibration to the next."""
 
@@ -43,6 +48,10 @@ class FastSettings:
     gamma: float = 1.5
     lexical_share: float = 0.0025
     """Weight of the lexical features' linear kernel beside the words' and the landmarks'."""
+    kernels: tuple[tuple[float, float], ...] = ((1.5, 0.0025), (1.0, 0.005), (1.0, 0.01))
+    """Pairs of ``gamma`` and ``lexical_share`` to choose from; none to keep the two above."""
+    blends: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Shares of the trend in the raw score to choose from, in standard deviations of the trees' scores."""
     ridge: float = 2.0
     least_documents: int = 2
     """Words in fewer prompts are left out."""
@@ -64,7 +73,10 @@ class FastSettings:
 
 
 class FastRanker:
-    """Learns ``fast``. After ``fit``: ``model_`` (what serves) and ``out_of_fold_`` (n,), the inner folds' scores."""
+    """Learns ``fast``. After ``fit``: ``model_`` (what serves), ``out_of_fold_`` (n,), the inner folds' scores, and
+    ``chosen_``, the settings that won there: gamma, lexical_share and the blend."""
+
+    embeds: ClassVar[bool] = True
 
     def __init__(self, settings: FastSettings | None = None) -> None:
         self.settings = settings
@@ -82,21 +94,20 @@ class FastRanker:
             )
         readings, labels = read(data.prompts), consensus(data)
         folds = grouped_folds(data.groups, settings.inner_folds, settings.seed)
-        trend_scores = np.empty((len(data), 2))
-        for train, test in splits(folds):
-            smooth = fit_trend(take(readings, train), embeddings[train], labels, train, settings)
-            held_out = take(readings, test)
-            trend_scores[test] = smooth.predict(held_out, smooth.place(held_out, embeddings[test]))
+        settings, trend_scores = _best_trend(data, readings, embeddings, labels, folds, settings)
         trend = fit_trend(readings, embeddings, labels, np.arange(len(data)), settings)
         columns = np.column_stack([trend_scores, readings.lexical])
         self.out_of_fold_ = np.empty(len(data))
         for train, test in splits(folds):
             part = _booster(columns, labels, train, settings)
             self.out_of_fold_[test] = np.asarray(part.predict(columns[test], num_threads=1))
+        share = max(settings.blends, key=lambda share: mean_tau(self._blended(share, trend_scores)[0], data.tokens))
+        self.out_of_fold_, blend = self._blended(share, trend_scores)
+        self.chosen_ = {"gamma": settings.gamma, "lexical_share": settings.lexical_share, "blend": share}
         booster = _booster(columns, labels, np.arange(len(data)), settings)
         text = booster.model_to_string(num_iteration=-1)
-        calibration = calibrate(self.out_of_fold_, labels, settings.bins)
-        self.model_ = FastLength(trend, text, calibration, _guard(trend.place(readings, embeddings)))
+        calibration = calibrate(self.out_of_fold_, labels, settings.bins, typical_answers(data))
+        self.model_ = FastLength(trend, text, calibration, _guard(trend.place(readings, embeddings)), blend)
         return self
 
     def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> LengthScores:
@@ -110,6 +121,49 @@ class FastRanker:
     def export(self) -> dict[str, bytes]:
         """The files of an artifact."""
         return self.model_.export()
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Self:
+        """A fitted ranker from :meth:`export`; of what ``fit`` learns it has ``model_`` only."""
+        loaded = cls()
+        loaded.model_ = FastLength.from_files(files)
+        return loaded
+
+    def _blended(self, share: float, trend: Matrix) -> tuple[Matrix, tuple[float, float]]:
+        """The trees' out-of-fold scores with a share of the trend's level, and the weights of the trend's outputs."""
+        spread = float(trend[:, 1].std())
+        weight = share * float(self.out_of_fold_.std()) / spread if spread > 0 else 0.0
+        return self.out_of_fold_ + weight * trend[:, 1], (0.0, weight)
+
+
+def _best_trend(
+    data: LengthData,
+    readings: Readings,
+    embeddings: NDArray[np.float32],
+    labels: Consensus,
+    folds: Rows,
+    settings: FastSettings,
+) -> tuple[FastSettings, Matrix]:
+    """The settings whose trend orders the inner folds best, and its out-of-fold scores (n, 2)."""
+    tried = [replace(settings, gamma=g, lexical_share=s) for g, s in settings.kernels] or [settings]
+    scores = [np.empty((len(data), 2)) for _ in tried]
+    for train, test in splits(folds):
+        inside, held_out = take(readings, train), take(readings, test)
+        for one, found in zip(tried, scores, strict=True):
+            smooth = fit_trend(inside, embeddings[train], labels, train, one)
+            found[test] = smooth.predict(held_out, smooth.place(held_out, embeddings[test]))
+    best = max(range(len(tried)), key=lambda i: mean_tau(scores[i][:, 1], data.tokens)) if len(tried) > 1 else 0
+    return tried[best], scores[best]
+
+
+def mean_tau(scores: Matrix, tokens: Matrix) -> float:
+    """Kendall's tau-b of scores (n,) with each model's tokens (n, M), averaged over models that answered ``_ENOUGH``
+    prompts or a tenth of them; -1 where it is defined for none."""
+    known = ~np.isnan(tokens)
+    enough = np.flatnonzero(known.sum(axis=0) >= max(2, min(_ENOUGH, len(tokens) // 10)))
+    taus = [kendalltau(scores[known[:, m]], tokens[known[:, m], m]).statistic for m in enough]
+    defined = [tau for tau in taus if not math.isnan(tau)]
+    return float(np.mean(defined)) if defined else -1.0
 
 
 def grouped_folds(groups: Sequence[str], folds: int, seed: int) -> Rows:
@@ -137,84 +191,11 @@ def fit_trend(
     """Weighted ridge in the trend's features, solved in the dual; ``rows`` are the places of the readings in labels."""
     weight = labels.weight[rows]
     target = np.column_stack([labels.place[rows], labels.level[rows]])
-    mean = readings.lexical.mean(axis=0, dtype=np.float64)
-    scale = readings.lexical.std(axis=0, dtype=np.float64)
-    scale[scale < 1e-9] = 0.0
-    standard = standardise(readings.lexical, mean, scale) * math.sqrt(settings.lexical_share)
-    idf = _idf(readings.words, settings.least_documents)
-    counts = _tfidf(readings.words, idf)
-    landmarks = centres(embeddings, settings.landmarks, settings.seed)
-    squares = (embeddings.astype(np.float64) ** 2).sum(axis=1)
-    likeness = np.exp(-settings.gamma * Places(standard, cosines(embeddings, landmarks), squares).distances)
-    whiten = _whitening(landmarks, settings.gamma)
-    near = likeness @ whiten
-    kernel = near @ near.T + standard @ standard.T + (counts @ counts.T).toarray()
+    basis = Basis.of(readings, embeddings, settings)
     bias = np.average(target, axis=0, weights=weight)
-    dual = solve(kernel + settings.ridge * np.diag(1.0 / weight), target - bias, assume_a="pos")
-    by_word = _rounded(counts.T @ dual)
-    return Trend(
-        bias=bias,
-        words={
-            word: (value, float(by_word[i, 0]), float(by_word[i, 1])) for i, (word, value) in enumerate(idf.items())
-        },
-        mean=mean,
-        scale=scale,
-        lexical=(dual.T @ standard) * math.sqrt(settings.lexical_share),
-        landmarks=landmarks,
-        likeness=(whiten @ (near.T @ dual)).T.copy(),
-        gamma=settings.gamma,
-    )
-
-
-def centres(embeddings: NDArray[np.float32], count: int, seed: int, rounds: int = 12) -> NDArray[np.float32]:
-    """Unit cluster centres (count, 256) by spherical k-means; all distinct rows when there are no more than that."""
-    points = np.unique(embeddings[np.linalg.norm(embeddings, axis=1) > 0.5], axis=0).astype(np.float64)
-    if len(points) <= count:
-        return points.astype(np.float32)
-    found = points[np.sort(np.random.default_rng(seed).choice(len(points), count, replace=False))]
-    for _ in range(rounds):
-        nearest = np.argmax(points @ found.T, axis=1)
-        sums = np.zeros_like(found)
-        np.add.at(sums, nearest, points)
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        found = np.where(norms > 1e-9, sums / np.maximum(norms, 1e-9), found)
-    return found.astype(np.float32)
-
-
-def _whitening(landmarks: NDArray[np.float32], gamma: float) -> Matrix:
-    """The matrix (K, K) that takes likenesses to features whose products approximate the RBF kernel."""
-    among = np.exp(-2.0 * gamma * (1.0 - cosines(landmarks, landmarks)))
-    values, vectors = np.linalg.eigh(among + 1e-6 * np.eye(len(landmarks)))
-    return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-6)), dtype=np.float64)
-
-
-def _idf(documents: Sequence[Sequence[str]], least: int) -> dict[str, float]:
-    """Smoothed inverse document frequency of words in at least ``least`` documents, in alphabetical order."""
-    found = Counter(word for words in documents for word in set(words))
-    return {
-        word: float(f"{math.log((1 + len(documents)) / (1 + n)) + 1:.6g}")
-        for word, n in sorted(found.items())
-        if n >= least
-    }
-
-
-def _tfidf(documents: Sequence[Sequence[str]], idf: dict[str, float]) -> csr_array:
-    position = {word: i for i, word in enumerate(idf)}
-    values: list[float] = []
-    columns: list[int] = []
-    ends = [0]
-    for words in documents:
-        row = {position[w]: (1.0 + math.log(n)) * idf[w] for w, n in Counter(words).items() if w in position}
-        norm = math.sqrt(sum(value * value for value in row.values()))
-        columns += row
-        values += (value / norm for value in row.values())
-        ends.append(len(columns))
-    return csr_array((values, columns, ends), shape=(len(documents), len(idf)))
-
-
-def _rounded(values: Matrix) -> Matrix:
-    """To seven decimals: short in JSON, and far below what could change an order."""
-    return np.round(values, 7)
+    dual = solve(basis.kernel() + settings.ridge * np.diag(1.0 / weight), target - bias, assume_a="pos")
+    primal = [basis.near.T @ dual, basis.standard.T @ dual, basis.counts.T @ dual]
+    return basis.trend(bias, np.vstack(primal))
 
 
 def _booster(columns: Matrix, labels: Consensus, rows: Rows, settings: FastSettings) -> lightgbm.Booster:
@@ -263,9 +244,12 @@ def _parameters(settings: FastSettings, prompts: int) -> dict[str, object]:
     }
 
 
-def calibrate(scores: Matrix, labels: Consensus, bins: int) -> Calibration:
+def calibrate(scores: Matrix, labels: Consensus, bins: int, answers: Matrix | None = None) -> Calibration:
     """The monotone map from score to rank and to expected tokens, from held-out scores (n,) in bins of equal size:
-    isotonic regression of the bins' mean lengths, with a least rise so that the map can be inverted."""
+    isotonic regression of the bins' mean lengths, with a least rise so that the map can be inverted.
+
+    With ``answers`` (n, M) in tokens, NaN for none, also to their quantile and tail, each prompt's answers weighing as
+    much together as its label."""
     order = np.argsort(scores, kind="stable")
     parts = np.array_split(order, max(2, min(bins, len(order) // 4)))
     at = np.array([np.average(scores[part]) for part in parts])
@@ -275,7 +259,15 @@ def calibrate(scores: Matrix, labels: Consensus, bins: int) -> Calibration:
     rank = (np.cumsum([len(part) for part in parts]) - 0.5 * len(parts[0]))[first] / len(order)
     lengths = np.array([np.average(np.exp(labels.log_tokens[p]), weights=labels.weight[p]) for p in parts])[first]
     tokens = isotonic_regression(lengths).x
-    return Calibration.through(at, rank, np.log(np.maximum(tokens, 1.0)) + _LEAST_RISE * np.arange(len(at)))
+    log_tokens = np.log(np.maximum(tokens, 1.0)) + _LEAST_RISE * np.arange(len(at))
+    if answers is None:
+        return Calibration.through(at, rank, log_tokens)
+    row, column = np.nonzero(~np.isnan(answers))
+    weights = (labels.weight / (~np.isnan(answers)).sum(axis=1))[row]
+    curves = fit_curves(np.interp(scores, at, rank)[row], answers[row, column], row, bins, weights)
+    high = np.maximum(np.interp(rank, curves.rank, curves.log_high), log_tokens)
+    tail = np.maximum(np.interp(rank, curves.rank, curves.log_tail), high)
+    return Calibration.through(at, rank, log_tokens, high, tail)
 
 
 def _guard(places: Places) -> Guard:

@@ -3,20 +3,27 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import typer
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cli.length import evaluate, train
 from envs.answers import token_texts
 from envs.tasks import generate
 from predictors.artifact import load_manifest, verify
+from predictors.length import baselines
+from predictors.length.baselines import RANKERS, PromptLength
+from predictors.length.data import content_hash
 from predictors.length.model import FastLength
+from predictors.types import Prompt
 
 QUICK = ["--tasks", "60", "--resamples", "100", "--least", "20"]
 
@@ -59,8 +66,9 @@ def collected(path: Path) -> Path:
     return path
 
 
-def rows_of(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["predictor"], row["source"]): row for row in json.loads(path.read_bytes())["results"]}
+def rows_of(path: Path, split: str = "in_domain") -> dict[tuple[str, str], dict[str, Any]]:
+    results = json.loads(path.read_bytes())["results"]
+    return {(row["predictor"], row["source"]): row for row in results if row["split"] == split}
 
 
 def test_training_writes_an_artifact_that_loads_and_is_judged_on_what_it_never_saw(tmp_path: Path) -> None:
@@ -72,6 +80,8 @@ def test_training_writes_an_artifact_that_loads_and_is_judged_on_what_it_never_s
     manifest = verify(out / ref)
     FastLength.load(out / ref)
     assert {"tau_b", "tau_b_arena", "tau_b_tasks", "held_out_tau_b_arena"} <= manifest.metrics.keys()
+    assert {"coverage_90", "held_out_coverage_90_arena", "mae_tasks"} <= manifest.metrics.keys()
+    assert manifest.settings["chosen"]["blend"] >= 0
     assert {source.name for source in manifest.data} == {"arena", "tasks"}
     held_out = set(manifest.held_out["arena"]["groups"])
     assert 0 < len(held_out) == 90 - next(s.rows for s in manifest.data if s.name == "arena")
@@ -79,31 +89,94 @@ def test_training_writes_an_artifact_that_loads_and_is_judged_on_what_it_never_s
     arguments = ["--source", "arena", "--data", str(data), "--artifact", str(out / ref), "--folds", "2", *QUICK]
     judged = run(evaluate, *arguments, "--json", str(tmp_path / "eval.json"))
     assert judged.exit_code == 0, judged.output
-    rows = rows_of(tmp_path / "eval.json")
-    assert rows["shipped", "arena"]["metrics"]["prompts"]["value"] == len(held_out)
-    assert rows["shipped", "arena"]["setting"] == "shipped"
+    shipped = rows_of(tmp_path / "eval.json", "held_out")["shipped", "arena"]
+    assert shipped["metrics"]["prompts"]["value"] == len(held_out)
+    assert shipped["setting"] == "shipped"
+    assert not rows_of(tmp_path / "eval.json", "leave_one_out"), "there is no other source"
 
 
 def test_evaluation_has_a_row_for_each_predictor_and_source(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data")
     rows_file = collected(tmp_path / "rows.parquet")
-    arguments = ["--data", str(data), "--rows", str(rows_file), "--folds", "2", *QUICK]
-    done = run(evaluate, *arguments, "--json", str(tmp_path / "f.json"))
+    arguments = ["--data", str(data), "--rows", str(rows_file), "--folds", "2", "--plots", str(tmp_path / "plots")]
+    done = run(evaluate, *arguments, *QUICK, "--json", str(tmp_path / "f.json"))
     assert done.exit_code == 0, done.output
     document = json.loads((tmp_path / "f.json").read_bytes())
     assert (document["command"], document["seed"]) == ("eval length", 0)
     rows = rows_of(tmp_path / "f.json")
     assert {source for _, source in rows} == {"arena", "tasks", "rows", "all"}
-    predictors = {"fast", "lexical", "wordllama", "prompt_length", "max_tokens", "oracle"}
-    assert {name for name, source in rows if source == "all"} == predictors
+    assert {name for name, source in rows if source == "all"} == {*RANKERS, "oracle"}
+    for source in ("arena", "tasks", "all"):
+        assert (tmp_path / "plots" / f"tau_{source}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "plots" / f"reliability_{source}.png").exists()
     fast = rows["fast", "all"]
     assert fast["setting"] == "default"
     tau = fast["metrics"]["tau_b"]
     assert 0.2 < tau["lo"] <= tau["value"] <= tau["hi"] < 1.0
     assert fast["metrics"]["models"]["value"] == 4
     assert fast["metrics"]["latency_us_p50"]["value"] > 0
+    assert {"tau_b_short", "mae", "coverage_90"} <= fast["metrics"].keys()
+    assert 0.75 < fast["metrics"]["coverage_90"]["value"] <= 1.0
+    assert 0 < fast["metrics"]["mae"]["value"] < rows["buckets", "all"]["metrics"]["mae"]["value"] * 2
+    elsewhere = rows_of(tmp_path / "f.json", "leave_one_out")
+    assert {source for _, source in elsewhere} == {"arena", "tasks", "rows"}
+    assert elsewhere["fast", "arena"]["metrics"]["tau_b"]["value"] > 0.2, "the same kind of prompts"
     assert rows["oracle", "arena"]["metrics"]["tau_b"]["value"] == pytest.approx(1.0, abs=1e-6), "the models agree"
     assert rows["max_tokens", "tasks"]["metrics"]["tau_b"] is None, "no prompt has a limit"
+
+
+class FromStates(PromptLength):
+    """Reads three numbers a prompt that were computed beforehand; the first one is what it ranks by."""
+
+    embeds: ClassVar[bool] = True
+
+    def rank(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        assert embeddings.shape == (len(prompts), 3)
+        return embeddings[:, 0].astype(np.float64)
+
+
+def test_a_ranker_of_features_is_judged_where_they_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "feature_rankers", lambda: {"deep": FromStates})
+    tasks = {task.content: task for task in generate(0, 60)}.values()
+    known = list(tasks)[::2]
+    states = np.zeros((len(known), 3), dtype=np.float16)
+    states[:, 0] = [len(token_texts(task.worked)) for task in known]
+    np.savez(tmp_path / "states.npz", group=[content_hash(task.prompt) for task in known], features=states)
+    arguments = ["--source", "tasks", "--folds", "2", "--features", str(tmp_path / "states.npz"), *QUICK]
+    done = run(evaluate, *arguments, "--json", str(tmp_path / "f.json"))
+    assert done.exit_code == 0, done.output
+    deep = rows_of(tmp_path / "f.json")["deep", "all"]
+    assert deep["features"] == "states.npz"
+    assert deep["metrics"]["prompts"]["value"] == len(known)
+    assert deep["metrics"]["tau_b"]["value"] == pytest.approx(1.0)
+    assert deep["metrics"]["latency_us_p50"] is None, "what computing them takes is not known here"
+
+
+def test_features_of_another_shape_are_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "states.npz", group=np.array(["a"]), features=np.zeros((2, 3)))
+    done = run(evaluate, "--source", "tasks", "--features", str(tmp_path / "states.npz"), *QUICK)
+    assert done.exit_code == 2
+    assert "finite features" in done.stderr
+
+
+def test_several_samples_give_the_noise_ceiling(tmp_path: Path) -> None:
+    tasks, rng = generate(6, 80), np.random.default_rng(0)
+    rows = [(task.prompt, sample, len(token_texts(task.worked))) for task in tasks for sample in range(3)]
+    columns = {
+        "prompt": [prompt for prompt, _, _ in rows],
+        "model": ["m"] * len(rows),
+        "sample": [sample for _, sample, _ in rows],
+        "output_tokens": [max(1, round(length * float(rng.uniform(0.5, 1.5)))) for _, _, length in rows],
+        "error": pyarrow.nulls(len(rows), pyarrow.string()),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    arguments = ["--source", "rows", "--rows", str(tmp_path / "rows.parquet"), "--folds", "2", *QUICK]
+    done = run(evaluate, *arguments, "--json", str(tmp_path / "f.json"))
+    assert done.exit_code == 0, done.output
+    judged = rows_of(tmp_path / "f.json")
+    ceiling = judged["noise_ceiling", "rows"]["metrics"]["tau_b"]
+    assert 0.5 < ceiling["lo"] <= ceiling["value"] < 0.95
+    assert judged["oracle", "rows"]["metrics"]["tau_b"] is None, "there is no other model"
 
 
 def test_the_same_seed_gives_the_same_report_but_for_time(tmp_path: Path) -> None:

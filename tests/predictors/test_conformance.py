@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from predictors.length.baselines import EmbeddingRidge, LexicalRidge, MaxTokens, PromptLength
+from predictors.length.baselines import EmbeddingRidge, MaxTokens, PromptLength
+from predictors.length.lexical_train import LexicalRanker
 from predictors.length.model import FastLength, LengthScores
 from predictors.length.train import FastRanker
 from predictors.quality.knn import KnnEstimator
@@ -79,7 +80,7 @@ CASES = [
         samples.PROBES,
         reload=lambda estimator: FastLength.from_files(estimator.export()),
     ),
-    Case("length/lexical", LexicalRidge, _fit_length, _ranks, samples.PROBES),
+    Case("length/lexical", LexicalRanker, _fit_length, _ranks, samples.PROBES),
     Case("length/wordllama", EmbeddingRidge, _fit_length, _ranks, samples.PROBES),
     Case("length/prompt_length", PromptLength, _fit_length, _ranks, samples.PROBES, learns=False),
     Case("length/max_tokens", MaxTokens, _fit_length, _ranks, samples.PROBES, learns=False),

@@ -46,7 +46,15 @@ def shipped() -> Calibration:
 
 
 def one(calibration: Calibration, score: float, limit: float = np.inf) -> tuple[float, float]:
-    return calibrated(score, limit, calibration.score, calibration.rank, calibration.log_tokens)
+    return calibrated(
+        score,
+        limit,
+        calibration.score,
+        calibration.rank,
+        calibration.log_tokens,
+        calibration.log_high,
+        calibration.log_tail,
+    )[:2]
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="without numba the other path is all there is")

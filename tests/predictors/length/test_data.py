@@ -132,3 +132,23 @@ def test_broken_collected_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"junk")
     with pytest.raises(LengthDataError, match="cannot be read as Parquet"):
         read_collected(tmp_path / "rows.parquet")
+
+
+def test_several_samples_are_kept_beside_their_mean() -> None:
+    answers = [
+        Answer(Prompt(text), "m", length) for text, lengths in (("a", (2, 4)), ("b", (9,))) for length in lengths
+    ]
+    data = from_answers(answers, "rows", "own")
+    assert data.tokens[:, 0].tolist() == [3.0, 9.0]
+    assert data.samples is not None
+    assert data.samples[0, 0].tolist() == [2.0, 4.0]
+    assert np.isnan(data.samples[1, 0, 1])
+    single = from_answers([Answer(Prompt("c"), "n", 7)], "others", "own")
+    assert single.samples is None
+    both = merge([single, data])
+    assert both.samples is not None
+    assert both.samples.shape == (3, 2, 2)
+    assert both.samples[0, 0, 0] == 7.0
+    taken = both.take(np.array([1])).samples
+    assert taken is not None
+    assert taken[0, 1].tolist() == [2.0, 4.0]

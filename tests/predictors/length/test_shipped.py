@@ -11,6 +11,7 @@ from envs.answers import token_texts
 from envs.tasks import generate
 from predictors.artifact import verify
 from predictors.length.model import SCHEMA, FastLength
+from predictors.length.per_model import PerModelMap
 from predictors.types import Prompt
 from tests.predictors.length import samples
 
@@ -64,3 +65,24 @@ def test_noise_is_out_of_distribution(shipped: FastLength) -> None:
     embeddings = samples.embedder().embed([prompt.text for prompt in prompts])
     assert not shipped.predict(prompts, embeddings).in_distribution.any()
     assert np.isfinite(shipped.predict(prompts, embeddings).tokens).all()
+
+
+def test_the_version_before_has_no_quantiles_and_still_loads() -> None:
+    older = FastLength.load(FOLDER.parent / "2")
+    prompts = [Prompt("Is 17 prime? Yes or no."), Prompt("Write a long essay.", 30)]
+    scores = older.predict(prompts, samples.embedder().embed([prompt.text for prompt in prompts]))
+    assert np.isfinite(scores.tokens).all()
+    assert np.isnan(scores.high).all()
+    assert np.isnan(scores.tail).all()
+
+
+def test_its_quantile_covers_nine_of_ten_tasks_after_their_own_map(shipped: FastLength) -> None:
+    listed = verify(FOLDER).held_out["tasks"]
+    tasks = generate(listed["seed"], listed["prompts"], listed["split"])
+    prompts = [Prompt(task.prompt) for task in tasks]
+    ranks = shipped.predict(prompts, samples.embedder().embed([prompt.text for prompt in prompts])).rank
+    lengths = np.array([float(len(token_texts(task.worked))) for task in tasks])
+    even = np.arange(len(tasks)) % 2 == 0
+    found = PerModelMap().fit(ranks[even], lengths[even]).predict(ranks[~even])
+    assert found is not None
+    assert (lengths[~even] <= found[1]).mean() == pytest.approx(0.9, abs=0.06)

@@ -28,6 +28,8 @@ def test_one_prompt_at_a_time_gives_what_all_together_give(shipped: FastLength) 
     assert len(prompts) <= module._FEW
     assert alone.rank == pytest.approx(together.rank, abs=1e-12)
     assert alone.tokens == pytest.approx(together.tokens, rel=1e-12)
+    assert alone.high == pytest.approx(together.high, rel=1e-12)
+    assert alone.tail == pytest.approx(together.tail, rel=1e-12)
     assert np.array_equal(alone.in_distribution, together.in_distribution)
     assert [a.dtype for a in (alone.rank, alone.tokens, alone.in_distribution)] == [float, float, bool]
 
@@ -39,6 +41,9 @@ def test_any_prompt_is_scored_as_before(shipped: FastLength, text: str, limit: i
     alone, together = shipped.predict(prompts, embeddings), shipped._together(prompts, embeddings)
     assert alone.rank[0] == pytest.approx(together.rank[0], abs=1e-12)
     assert alone.tokens[0] == pytest.approx(together.tokens[0], rel=1e-12)
+    assert alone.high[0] == pytest.approx(together.high[0], rel=1e-12)
+    assert alone.tail[0] == pytest.approx(together.tail[0], rel=1e-12)
+    assert alone.tokens[0] <= alone.high[0] <= alone.tail[0]
     assert alone.in_distribution[0] == together.in_distribution[0]
 
 

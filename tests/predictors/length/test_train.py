@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
+from predictors.length.basis import centres
 from predictors.length.data import Answer, from_answers, merge
 from predictors.length.target import Consensus, consensus
-from predictors.length.train import FastRanker, FastSettings, calibrate, centres, deal_queries, grouped_folds, splits
+from predictors.length.train import FastRanker, FastSettings, calibrate, deal_queries, grouped_folds, splits
 from predictors.types import Prompt
 from tests.predictors.length import samples
 
