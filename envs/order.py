@@ -74,7 +74,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from controller.order import LengthRank, LengthRankOptions
+from controller.order import Ageing, LengthRank, LengthRankOptions
 from controller.protocols import OrderContext, Resources, Stages
 from controller.settings import ControlSettings
 from controller.stages import build
@@ -170,7 +170,7 @@ class OrderEnv(FleetEnv[Observation, Action]):
             self._place = 0
             self._decision = 0
             self._decisions: dict[str, int] = {}
-            self._ranks = LengthRank(LengthRankOptions(patience_s=1.0))
+            self._ranks = LengthRank(LengthRankOptions(patience_s=1.0, ageing=Ageing.QUANTILE))
             self._came: deque[Tenant] = deque(maxlen=_ARRIVALS)
             self._paces: deque[float] = deque(maxlen=_ANSWERS)
             self._open_of: Counter[Tenant] = Counter()

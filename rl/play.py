@@ -49,11 +49,14 @@ def play(episode: Episode, stages: StageFactory) -> Play:
     return Play(episode, episode.fleet(stages).replay(episode.requests))
 
 
-def named_tier(tier: str, options: Mapping[str, Any], order: str = "fcfs") -> StageFactory:
-    """Stages with a tier stage that ships, by its name in a configuration."""
+def named_tier(
+    tier: str, options: Mapping[str, Any], order: str = "fcfs", order_options: Mapping[str, Any] | None = None
+) -> StageFactory:
+    """Stages with a tier and an order stage that ship, by their names in a configuration."""
 
     def stages(pools: Sequence[PoolSpec], settings: ControlSettings) -> Stages:
-        return build({"tier": (tier, options), "order": (order, {})}, Resources(tuple(pools), settings))
+        chosen = {"tier": (tier, options), "order": (order, order_options or {})}
+        return build(chosen, Resources(tuple(pools), settings))
 
     return stages
 

@@ -46,7 +46,8 @@ def test_the_quantile_as_action_is_the_stage_length_rank() -> None:
     env = OrderEnv(SOURCE, kind="bursty", patience_s=60.0)
     rewards, ended = run(env, lambda row: float(row[QUANTILE]))
     always = replace(env.episode.settings(), score_always=True)
-    stage = env.episode.fleet(named_tier("pinned", {}, order="length_rank"), always).replay(env.episode.requests)
+    ranked = named_tier("pinned", {}, order="length_rank", order_options={"ageing": "quantile"})
+    stage = env.episode.fleet(ranked, always).replay(env.episode.requests)
     assert [(end.request.index, end.at) for end in ended] == [(end.request.index, end.at) for end in stage]
     others = [run(env, act)[0] for act in (lambda row: 0.5, lambda row: 1.0 - float(row[QUANTILE]))]
     assert sum(rewards) > sum(others[0]) > sum(others[1])
