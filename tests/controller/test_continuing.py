@@ -62,7 +62,7 @@ def test_without_another_worker_it_waits_for_its_own() -> None:
 
 
 def test_the_prompt_is_charged_once_and_the_answer_as_it_grows() -> None:
-    control = plane({"fairness": "vtc"}, workers=2)
+    control = plane({"fairness": ("vtc", {"predict": False})}, workers=2)
     fairness = control.stages.fairness
     assert isinstance(fairness, Vtc)
     _begun(control, tokens=40)
@@ -185,3 +185,25 @@ def test_a_move_to_a_worker_without_room_leads_elsewhere() -> None:
     (other,) = control.dispatch(0.0)
     control.on_moved(Move("a", other.worker, ""), 1.0)
     assert [dispatch.worker for dispatch in control.dispatch(1.0)] == [here]
+
+
+def test_one_that_gives_its_seat_up_waits_by_its_key_and_goes_on_later() -> None:
+    control = plane(workers=1, max_inflight=1)
+    _begun(control, now=5.0)
+    submit(control, "urgent", 5.1, priority=-1)
+    submit(control, "later", 5.2)
+    assert control.on_moved(Move("a", None, ""), 6.0) == Requeued("a", 2)
+    for name in ("urgent", "a"):
+        assert sent(control.dispatch(6.0)) == [name]
+        control.on_finish(name, None, 7.0)
+    assert record_of(control, "a").continued == 1
+
+
+def test_only_a_running_stream_that_has_begun_can_give_its_seat_up() -> None:
+    control = plane(workers=1, max_inflight=3)
+    _begun(control)
+    submit(control, "unseen", 0.0)
+    control.dispatch(0.0)
+    moves = [Move(name, None, "") for name in ("a", "unseen", "gone")]
+    _with(control, _Scripted(*moves))
+    assert control.tick(0.0).moves == (moves[0],)

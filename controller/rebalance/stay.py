@@ -1,4 +1,4 @@
-"""Stage ``rebalance``: whether a running request should move to another worker."""
+"""No rebalancing."""
 
 from __future__ import annotations
 
