@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import KeysView, Mapping, Sequence
 
 import numpy as np
 
 from controller.errors import ControlError
 from controller.fleet import Fleet
+from controller.homes import ANYWHERE
+from controller.kv.account import KvLimits
+from controller.kv.admission import KvAdmission
 from controller.members import PoolState, WorkerState
-from controller.protocols import ByLoad, PlaceContext, Stages
+from controller.protocols import ByLoad, CountsTokens, Homing, PlaceContext, Stages
 from controller.signals import Signals
 from controller.tickets import Stand, TicketState
-from controller.types import Choice, Dispatch
+from controller.types import Alternative, Choice, Dispatch
 from controller.waiting import WaitingRoom
 
 _RUNNING = Stand.RUNNING
@@ -21,15 +24,34 @@ _RUNNING = Stand.RUNNING
 class Dispatcher:
     """Sends tickets while there is room."""
 
-    def __init__(self, fleet: Fleet, waiting: WaitingRoom, stages: Stages, signals: Signals, seed: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        waiting: WaitingRoom,
+        stages: Stages,
+        signals: Signals,
+        seed: int,
+        kv: KvLimits | None = None,
+    ) -> None:
         self._fleet = fleet
+        self.kv: KvAdmission | None = None
+        self.limit(kv)
         self._waiting = waiting
         self._order = stages.order
         self._fairness = stages.fairness
         self._place = stages.place
         self._by_load = stages.place if isinstance(stages.place, ByLoad) else None
+        self._counts = isinstance(stages.place, CountsTokens)
+        self._caches = stages.place if isinstance(stages.place, Homing) else None
         self._signals = signals
         self._random = np.random.default_rng([seed, 1])
+
+    def limit(self, kv: KvLimits | None) -> None:
+        """Admit by the workers' KV budgets from now on, or no longer; what runs keeps what is reserved for it."""
+        if kv is None:
+            self.kv = None
+        elif self.kv is None or self.kv.limits != kv:
+            self.kv = KvAdmission(kv)
 
     def send(self, now: float) -> tuple[Dispatch, ...]:
         """As many requests as the in-flight limits allow, pool by pool. Then there is nothing to do until the fleet is
@@ -37,9 +59,13 @@ class Dispatcher:
         sent: list[Dispatch] = []
         held: list[TicketState] = []
         again = False
+        homeless = not self._waiting.homing
+        kv = self.kv
         for pool in self._fleet.pools.values():
-            while pool.queued and (free := pool.with_room()):
-                dispatch = self._next(pool, free, held, now)
+            if kv is not None:
+                kv.begin()
+            while pool.queued and (free := pool.with_room()) and (kv is None or not kv.closed(now)):
+                dispatch = self._next(pool, free, held, now) if homeless else self._next_home(pool, free, held, now)
                 if dispatch is not None:
                     sent.append(dispatch)
             while held:
@@ -52,15 +78,57 @@ class Dispatcher:
         self, pool: PoolState, free: Sequence[WorkerState], held: list[TicketState], now: float
     ) -> Dispatch | None:
         """Send the next ticket; one that had better wait for another worker is put into ``held`` instead."""
-        fairness, order, name = self._fairness, self._order, pool.name
+        fairness, name = self._fairness, pool.name
         standing = fairness.standing(name)
         group = fairness.pick(name)
-        state = self._waiting.take(pool, group, now)
+        if group is None:
+            raise ControlError(f"fairness {fairness.name} picks nobody of all that wait for {name!r}")
+        return self._send(self._waiting.take(pool, group, now), pool, free, held, now, standing)
+
+    def _next_home(
+        self, pool: PoolState, free: Sequence[WorkerState], held: list[TicketState], now: float
+    ) -> Dispatch | None:
+        """The same where tickets wait at homes: the least loaded worker with room takes what waits for it or for any;
+        else what waits where the most does, so that none idles."""
+        waiting, fairness = self._waiting, self._fairness
+        homes = waiting.homes(pool)
+        worker, home = _turn(free, homes)
+        anywhere = ANYWHERE in homes
+        at = [home] if home is not None else []
+        firsts = waiting.firsts(pool, [*at, ANYWHERE] if anywhere else at or [_fullest(pool, homes)])
+        standing = fairness.standing(pool.name)
+        group = fairness.pick(pool.name, _cached(firsts, worker))
+        if group is None:  # whose turn it is waits for another worker
+            firsts = waiting.firsts(pool, homes)
+            group = fairness.pick(pool.name, _cached(firsts, worker))
+        if group is None:
+            raise ControlError(f"fairness {fairness.name} picks nobody of all that wait for {pool.name!r}")
+        where = firsts[group][0]
+        state = waiting.take(pool, group, now, where)
+        apart = state.bound is not None or state.avoid
+        return self._send(state, pool, free if apart or where == ANYWHERE else [worker], held, now, standing)
+
+    def _send(
+        self,
+        state: TicketState,
+        pool: PoolState,
+        free: Sequence[WorkerState],
+        held: list[TicketState],
+        now: float,
+        standing: tuple[Alternative, ...],
+    ) -> Dispatch | None:
+        fairness, order, group = self._fairness, self._order, state.group
         if state.bound is not None or state.avoid:
             free = _usable(state, pool, free)
             if not free:
                 held.append(state)
                 return None
+        if self.kv is not None:
+            free = self.kv.fitting(state, free, now)
+            if not free:
+                held.append(state)
+                return None
+            self.kv.sent()
         if state.recorded:
             if standing:
                 state.choices.append(Choice("fairness", fairness.name, group, standing))
@@ -74,8 +142,21 @@ class Dispatcher:
         worker = None if state.recorded else self._lightest(free)
         if worker is None:
             worker = self._chosen(state, pool, free, now)
+        if not state.attempts:
+            self._charge(state, pool, worker)
         self._place.placed(state.ticket, worker.name)
         return worker
+
+    def _charge(self, state: TicketState, pool: PoolState, worker: WorkerState) -> None:
+        """To its group, for a request that is sent for the first time."""
+        fairness, prompt = self._fairness, state.prompt_tokens
+        if self._caches is not None and fairness.spares_cached:
+            prompt -= int(prompt * self._caches.cached(state.ticket, worker.name))
+        state.prompt_charged = prompt
+        fairness.admitted(pool.name, state.group, prompt)
+        if fairness.prepays and state.generates:
+            state.prepaid = state.expected_output
+            fairness.decoded(pool.name, state.group, state.prepaid)
 
     def _lightest(self, free: Sequence[WorkerState]) -> WorkerState | None:
         """The worker that the stage takes, where it can tell without a look at more than loads."""
@@ -89,7 +170,10 @@ class Dispatcher:
     def _chosen(self, state: TicketState, pool: PoolState, free: Sequence[WorkerState], now: float) -> WorkerState:
         views = tuple([worker.view or worker.snapshot() for worker in free])
         recorded = state.recorded
-        choice = self._place.choose(PlaceContext(state.ticket, views, now, self._random, pool.snapshot, recorded))
+        had = state.output_tokens
+        prompt, left = state.prompt_tokens + had, max(state.expected_output - had, 1)
+        context = PlaceContext(state.ticket, views, now, self._random, pool.snapshot, recorded, prompt, left)
+        choice = self._place.choose(context)
         if recorded:
             state.choices.append(choice)
         for worker in free:
@@ -104,10 +188,32 @@ class Dispatcher:
         attempt = state.attempts = state.attempts + 1
         state.dispatched_at = now
         ticket, spec = state.ticket, worker.spec
+        if self._counts or self.kv is not None:  # else nobody asks what workers hold in their KV caches
+            had = state.output_tokens
+            reserved = 0 if self.kv is None else self.kv.reserve(state)
+            state.booking = worker.tokens.book(state.prompt_tokens + had, max(state.expected_output - had, 0), reserved)
         self._fleet.start(worker, ticket.id, state.work, now)
         priority = self._order.engine_priority(state.key) if spec.priority_scheduling else None
         model = ticket.needs.adapter or worker.pool.spec.model
         return Dispatch(ticket.id, spec.pool, spec.name, spec.url, model, priority, attempt)
+
+
+def _turn(free: Sequence[WorkerState], homes: KeysView[str]) -> tuple[WorkerState, str | None]:
+    """The worker with room whose turn it is, the least loaded of those for which tickets wait where there are any, and
+    its home if they do."""
+    awaited = [worker for worker in free if worker.name in homes]
+    worker = min(awaited or free, key=WorkerState.load)
+    return worker, worker.name if awaited else None
+
+
+def _fullest(pool: PoolState, homes: KeysView[str]) -> str:
+    """The home where the most work waits, for the worker's size."""
+    return max(homes, key=lambda home: pool.workers[home].homed / (pool.workers[home].limit or 1))
+
+
+def _cached(firsts: Mapping[str, tuple[str, TicketState]], worker: WorkerState) -> dict[str, float]:
+    """Of each group's first ticket, the share of its prompt that this worker is believed to have cached."""
+    return {group: state.cached if home == worker.name else 0.0 for group, (home, state) in firsts.items()}
 
 
 def _usable(state: TicketState, pool: PoolState, free: Sequence[WorkerState]) -> Sequence[WorkerState]:

@@ -126,6 +126,7 @@ class Fleet:
             self._oldest_report = report.at
         others = report.running + report.waiting - worker.under_way(report.at)
         worker.external = others if others > 0 else 0
+        worker.tokens.reported(report.kv_usage, worker.external)
         worker.changed()
 
     def arrived(self, now: float) -> None:
@@ -221,7 +222,7 @@ class Fleet:
             report = worker.report
             if report is not None and now - report.at > stale_s:
                 worker.report = None
-                worker.external = 0
+                worker.external = worker.tokens.foreign = 0
                 worker.changed()
             elif report is not None and report.at < self._oldest_report:
                 self._oldest_report = report.at

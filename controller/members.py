@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from controller.kv.account import TokenAccount
 from controller.rates import ServiceRate
 from controller.settings import ControlSettings
 from controller.tokens import OutputEstimator, PromptCounter
@@ -37,6 +38,7 @@ class WorkerState:
         "errors",
         "external",
         "failed_at",
+        "homed",
         "lease",
         "limit",
         "name",
@@ -49,6 +51,7 @@ class WorkerState:
         "serves",
         "shown",
         "spec",
+        "tokens",
         "view",
         "work",
     )
@@ -65,7 +68,11 @@ class WorkerState:
         self.seats = self.limit
         """Requests that may be in flight there; kept by ``stand``."""
         self.work = 0
+        self.homed = 0
+        """Token-work of the tickets that wait for it in particular."""
         self.dispatched = 0
+        self.tokens = TokenAccount(pool.spec.kv_tokens if spec.kv_tokens is None else spec.kv_tokens)
+        """Of its KV cache."""
         self.running: dict[TicketId, float] = {}
         """Ticket → when it was dispatched."""
         self.ends: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_ENDS)
@@ -127,6 +134,7 @@ class WorkerState:
     def snapshot(self) -> WorkerView:
         view = self.view
         if view is None:
+            tokens = self.tokens
             view = self.view = WorkerView(
                 self.name,
                 self.pool.name,
@@ -140,6 +148,14 @@ class WorkerState:
                 self.removed,
                 self.report,
                 self.breaker,
+                self.homed,
+                tokens.held,
+                tokens.expected,
+                tokens.foreign,
+                tokens.capacity,
+                tokens.unread,
+                tokens.reading,
+                tokens.outgrown,
             )
         return view
 

@@ -18,7 +18,8 @@ from controller.errors import ControlError, UnknownTicket
 from controller.fleet import Fleet
 from controller.intake import Intake, no_worker
 from controller.members import PoolState, WorkerState
-from controller.protocols import Stages, TierContext
+from controller.order import LearnsFromEnds
+from controller.protocols import MakesRoom, Stages, TierContext
 from controller.records import RecordLog
 from controller.retries import RetryBudget
 from controller.running import Running
@@ -84,7 +85,7 @@ class ControlPlane:
         own = self.settings
         self.records = RecordLog(own.recent_records, own.pending_records, own.record_share)
         self._fleet = Fleet(pools, self.settings)
-        self._waiting = WaitingRoom(stages.order, stages.fairness, self.settings)
+        self._waiting = WaitingRoom(stages.order, stages.fairness, self.settings, stages.place)
         self._backlog, self._limited, self._stir = self._waiting.backlog, self._waiting.limits, self._fleet.stir
         self._held = self._waiting.held
         self._intake = Intake(
@@ -93,11 +94,14 @@ class ControlPlane:
         self.limits = self._intake.limits
         self._tally = Tally()
         self._tiering = Tiering(stages.tier, self._tally, seed)
-        self._signals = Signals(stages.tier, stages.order, self._tally)
+        self._signals = Signals(stages.tier, stages.order, self._tally, stages.place)
         self._asks = bool(stages.tier.needs)
         """Whether the tier stage has signals to wait for."""
-        self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._signals, seed)
-        self._running = Running(self._fleet, stages.fairness, self.settings)
+        self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._signals, seed, self.settings.kv)
+        self._running = Running(self._fleet, stages.fairness, self.settings, stages.place)
+        self._settles = stages.fairness.prepays or stages.fairness.spares_cached
+        """Whether what a group was charged for has to be corrected at the end."""
+        self._taught = stages.order if isinstance(stages.order, LearnsFromEnds) else None
         self._continuing = Continuing(self._fleet, self._waiting, self.settings)
         self.retries = RetryBudget(self.settings.retry_share, self.settings.retry_free_per_s)
         self._tickets: dict[TicketId, TicketState] = {}
@@ -145,6 +149,7 @@ class ControlPlane:
         self._fleet.reconfigure(settings)
         self._waiting.reconfigure(settings)
         self._continuing.reconfigure(settings)
+        self._dispatcher.limit(settings.kv)
         self.retries.reconfigure(settings.retry_share, settings.retry_free_per_s)
         self.stages.fairness.reconfigure(settings)
 
@@ -282,7 +287,10 @@ class ControlPlane:
         if interval is None or now < self._next_rebalance:
             return ()
         self._next_rebalance = now + interval
-        moves = self.stages.rebalance.plan(self.view(now), self.running(), now)
+        stage, view, running = self.stages.rebalance, self.view(now), self.running()
+        moves = list(stage.plan(view, running, now))
+        if self._backlog.count and isinstance(stage, MakesRoom):
+            moves += stage.make_room(view, running, self._waiting.heads(), now)
         find, may = self._tickets.get, self._continuing.movable
         return tuple([move for move in moves if may(find(move.ticket), move.worker, now)])
 
@@ -319,6 +327,10 @@ class ControlPlane:
         """(stage, implementation, reason) → times it fell back."""
         return self._tally.reasons()
 
+    def held_for_kv(self) -> int:
+        """Times a request was kept waiting though a worker had a seat free, because its KV cache had no room."""
+        return 0 if self._dispatcher.kv is None else self._dispatcher.kv.held_back
+
     def drain_records(self) -> tuple[DecisionRecord, ...]:
         """The records of the tickets that ended since the last call."""
         return self.records.drain()
@@ -330,7 +342,7 @@ class ControlPlane:
         pool = self._pool_for(state, None, now)
         waits = pool.queued > 0 or not pool.has_room()
         self._waiting.enqueue(state, pool, now)
-        self._signals.want(state, self.stages.order.needs if waits and state.generates else NO_SIGNALS)
+        self._signals.want(state, self._signals.waiting if waits and state.generates else NO_SIGNALS)
 
     def _awaits_scores(self, state: TicketState) -> bool:
         """Whether a ticket waits for its scores before it may be queued and sent."""
@@ -412,6 +424,11 @@ class ControlPlane:
     def _end(self, state: TicketState, result: Result, code: str | None, usage: Usage | None, now: float) -> None:
         ticket = state.ticket.id
         state.stand = _ENDED
+        if state.attempts:
+            if self._settles:
+                self._running.close(state, usage)
+            if self._taught is not None and state.generates:
+                self._taught.ended(state.ticket, state.output_tokens)
         del self._tickets[ticket]
         if self.limits.pledged(ticket):
             self.limits.end(ticket, state.spent(result, usage), now)

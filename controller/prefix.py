@@ -42,13 +42,20 @@ def block_hashes(
 
 
 class PrefixIndex:
-    """Remembers which workers were sent which blocks; forgets the least recently used beyond ``capacity`` blocks."""
+    """Remembers which workers were sent which blocks; forgets the least recently used beyond ``capacity`` blocks.
 
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"the capacity must be at least one block, not {capacity}")
+    With ``worker_capacity``, it also forgets what a worker with a cache of so many blocks has forgotten by now: of that
+    worker, the least recently used beyond it. A chain of hashes finds in a table what a radix tree finds by descent.
+    """
+
+    def __init__(self, capacity: int, worker_capacity: int | None = None) -> None:
+        if capacity < 1 or (worker_capacity is not None and worker_capacity < 1):
+            raise ValueError(f"the capacity must be at least one block, not {min(capacity, worker_capacity or 1)}")
         self._capacity = capacity
+        self._worker_capacity = worker_capacity
         self._blocks: OrderedDict[int, frozenset[WorkerName]] = OrderedDict()
+        self._caches: dict[WorkerName, OrderedDict[int, None]] = {}
+        """Each worker's blocks, the least recently used first; only where their number is bounded."""
         self._groups: dict[frozenset[WorkerName], frozenset[WorkerName]] = {}
         """Groups of workers, each to be kept once: the blocks of a chain mostly share theirs."""
 
@@ -93,17 +100,37 @@ class PrefixIndex:
                 blocks[block] = after
             if workers is not None:
                 blocks.move_to_end(block)
+        if self._worker_capacity is not None:
+            self._use(prefix, worker, self._worker_capacity)
         while len(blocks) > self._capacity:
-            blocks.popitem(last=False)
+            block, workers = blocks.popitem(last=False)
+            if self._worker_capacity is not None:
+                for name in workers:
+                    del self._caches[name][block]
 
     def forget(self, worker: WorkerName) -> None:
         """The worker's cache is gone; O(blocks)."""
-        for block, workers in list(self._blocks.items()):
-            if worker in workers:
-                if len(workers) == 1:
-                    del self._blocks[block]
-                else:
-                    self._blocks[block] = self._group(workers - {worker})
+        cache = self._caches.pop(worker, None)
+        for block in list(self._blocks) if cache is None else cache:
+            self._drop(block, worker)
+
+    def _use(self, prefix: Sequence[int], worker: WorkerName, capacity: int) -> None:
+        """The worker has used these blocks last; what its cache had to give up for them is forgotten."""
+        cache = self._caches.setdefault(worker, OrderedDict())
+        for block in reversed(prefix):
+            cache[block] = None
+            cache.move_to_end(block)
+        while len(cache) > capacity:
+            self._drop(cache.popitem(last=False)[0], worker)
+
+    def _drop(self, block: int, worker: WorkerName) -> None:
+        """The worker has this block no more."""
+        workers = self._blocks[block]
+        if worker in workers:
+            if len(workers) == 1:
+                del self._blocks[block]
+            else:
+                self._blocks[block] = self._group(workers - {worker})
 
     def _group(self, workers: frozenset[WorkerName]) -> frozenset[WorkerName]:
         if len(self._groups) > _GROUPS:

@@ -28,6 +28,8 @@ from controller.types import (
     Scores,
     Tenant,
     Ticket,
+    TicketId,
+    Usage,
     WorkerName,
 )
 from controller.values import swift
@@ -147,6 +149,10 @@ class OrderContext:
     ticket: Ticket
     submitted_at: float
     scores: Scores | None
+    prompt_tokens: int = 0
+    """Exact, or estimated."""
+    expected_output: int = 1
+    """Output tokens to expect of this pool's model: predicted where there are scores, else typical."""
 
 
 class OrderStage(Protocol):
@@ -184,8 +190,23 @@ class FairnessStage(Protocol):
         """The group has nothing waiting for this pool any more."""
         ...
 
-    def pick(self, pool: PoolName) -> str:
-        """The waiting group whose turn it is; only asked while one is waiting."""
+    @property
+    def prepays(self) -> bool:
+        """Whether a request's expected output is charged when it is sent, and corrected when its length is known."""
+        ...
+
+    @property
+    def spares_cached(self) -> bool:
+        """Whether prompt tokens that the worker has cached are not charged."""
+        ...
+
+    def pick(self, pool: PoolName, among: Mapping[str, float] | None = None) -> str | None:
+        """The waiting group whose turn it is; only asked while one is waiting.
+
+        ``among`` are the groups that wait for the worker that has room, each with the share of its first request's
+        prompt that the worker has cached. ``None`` says that others must go first, which wait for other workers; then
+        the question is asked again with all that wait, and is answered.
+        """
         ...
 
     def standing(self, pool: PoolName) -> tuple[Alternative, ...]:
@@ -193,11 +214,12 @@ class FairnessStage(Protocol):
         ...
 
     def admitted(self, pool: PoolName, group: str, prompt_tokens: int) -> None:
-        """A ticket of the group was sent to a worker for the first time."""
+        """A ticket of the group was sent to a worker for the first time, which has so many prompt tokens to read. Fewer
+        than none correct what was said before."""
         ...
 
     def decoded(self, pool: PoolName, group: str, tokens: int) -> None:
-        """The group was given so many output tokens."""
+        """The group was given so many output tokens, or is to be charged for them. Fewer than none are given back."""
         ...
 
     def reconfigure(self, settings: ControlSettings) -> None:
@@ -230,6 +252,10 @@ class PlaceContext:
     look: Callable[[], PoolView] = field(repr=False, compare=False)
     recorded: bool = True
     """Whether the choice is written down. Where it is not, alternatives may be left out of it."""
+    prompt_tokens: int = 0
+    """To be read: those of the prompt, and in the middle of an answer those that it has already."""
+    expected_output: int = 1
+    """Output tokens that are still to come, as expected."""
 
     @property
     def pool(self) -> PoolView:
@@ -256,6 +282,76 @@ class PlaceStage(Protocol):
         ...
 
 
+@swift
+@dataclass(frozen=True, slots=True)
+class HomeContext:
+    """A ticket that has to wait, and the workers that could serve it."""
+
+    ticket: Ticket
+    workers: tuple[WorkerView, ...]
+    """Those of its pool that serve. Never empty."""
+    prompt_tokens: int
+    expected_output: int
+    now: float
+
+
+@runtime_checkable
+class Homing(Protocol):
+    """A place stage that says while a ticket waits which worker it had better wait for. When that worker has room, its
+    own tickets go first; a worker for which nothing waits takes over what waits for others."""
+
+    @property
+    def homes(self) -> bool:
+        """Whether it does so, as configured."""
+        ...
+
+    def home(self, context: HomeContext) -> WorkerName | None:
+        """``None`` for any."""
+        ...
+
+    def cached(self, ticket: Ticket, worker: WorkerName) -> float:
+        """Share of the ticket's prompt, in [0, 1], that the worker is believed to have cached."""
+        ...
+
+
+@swift
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How long a worker took over a whole answer."""
+
+    dispatched_at: float
+    first_token_at: float
+    ended_at: float
+    usage: Usage
+
+
+@runtime_checkable
+class LearnsFromOutcomes(Protocol):
+    """A place stage that wants to know what came of its choices."""
+
+    def left(self, ticket: TicketId, worker: WorkerName, outcome: Outcome | None) -> None:
+        """A ticket that was ``placed`` has left its worker; ``None`` for one without a complete answer there."""
+        ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """A place stage that chooses better with signals: what waits is asked about them, as for the order stage."""
+
+    @property
+    def needs(self) -> frozenset[Signal]: ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A place stage that goes by the tokens that workers hold in their KV caches, or have to read: by the fields of
+    :class:`~controller.view.WorkerView` from ``kv_tokens`` on, which are kept for such a one, and under admission by KV
+    budget."""
+
+    @property
+    def counts_tokens(self) -> bool: ...
+
+
 @runtime_checkable
 class ByLoad(Protocol):
     """A place stage that goes by the workers' loads alone. Where nothing is written down it is asked by these, and no
@@ -280,6 +376,17 @@ class RebalanceStage(Protocol):
 
     def plan(self, view: FleetView, running: Sequence[TicketView], now: float) -> Sequence[Move]:
         """``running`` is every request on a worker. Moves that cannot be made are left out."""
+        ...
+
+
+@runtime_checkable
+class MakesRoom(Protocol):
+    """A rebalance stage that has running requests give their seats up to more urgent ones that wait."""
+
+    def make_room(
+        self, view: FleetView, running: Sequence[TicketView], waiting: Sequence[TicketView], now: float
+    ) -> Sequence[Move]:
+        """Moves to no worker in particular. ``waiting`` is the first ticket of every group that waits for a pool."""
         ...
 
 

@@ -55,11 +55,16 @@ class KeyedHeap(Generic[Item]):
 
     def first(self) -> tuple[Item, float] | None:
         """The first item and its key, left in place; ``None`` if there is none."""
+        entry = self.head()
+        return None if entry is None else (entry[3], entry[0])
+
+    def head(self) -> tuple[float, int, int, Item] | None:
+        """The same with its tie: key, tie, a serial number, item."""
         heap, entries = self._heap, self._entries
         while heap:
             entry = heap[0]
             if entries.get(entry[3]) is entry:
-                return entry[3], entry[0]
+                return entry
             heapq.heappop(heap)
         return None
 
@@ -207,6 +212,13 @@ class PoolQueue(Generic[Item]):
         heap = self._groups[group]
         item = heap.pop()
         return item, self._emptied(group, heap)
+
+    def firsts(self) -> list[tuple[str, Item, float, int]]:
+        """Each group's first item with its key and tie; O(groups)."""
+        if self._only is not None:
+            return [self._only]
+        heads = [(group, heap.head()) for group, heap in self._groups.items()]
+        return [(group, head[3], head[0], head[1]) for group, head in heads if head is not None]
 
     def _add(self, group: str, item: Item, key: float, tie: int) -> bool:
         heap = self._groups.get(group)

@@ -15,6 +15,11 @@ _Floats = NDArray[np.floating]
 _Bools = NDArray[np.bool_]
 
 
+_Length = tuple[float | None, float | None, float | None, float | None]
+"""Rank, expected tokens, their 0.9 quantile, and what is expected beyond it."""
+_UNKNOWN: _Length = (None, None, None, None)
+
+
 class Embeds(Protocol):
     """:class:`predictors.embedding.Embedder`."""
 
@@ -31,13 +36,19 @@ class LengthScores(Protocol):
     def tokens(self) -> _Floats: ...
     @property
     def in_distribution(self) -> _Bools: ...
+    @property
+    def high(self) -> _Floats: ...
+    @property
+    def tail(self) -> _Floats: ...
 
 
 class LengthPredictor(Protocol):
-    """:class:`predictors.length.model.FastLength`."""
+    """:class:`predictors.length.model.FastLength`; ``high`` and ``tail`` are NaN where it does not know."""
 
     def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32], /) -> LengthScores: ...
-    def predict_one(self, prompt: Prompt, embedding: NDArray[np.float32], /) -> tuple[float, float, bool]: ...
+    def predict_one(
+        self, prompt: Prompt, embedding: NDArray[np.float32], /
+    ) -> tuple[float, float, bool, float, float]: ...
 
 
 class QualityScores(Protocol):
@@ -92,32 +103,39 @@ class Scorer:
         embeddings = self._embedder.embed([prompt.text for prompt in prompts])
         lengths = self._lengths(prompts, embeddings)
         qualities = self._qualities(len(prompts), embeddings)
-        return [Scores(rank, tokens, quality) for (rank, tokens), quality in zip(lengths, qualities, strict=True)]
+        return [
+            Scores(rank, tokens, quality, high, tail)
+            for (rank, tokens, high, tail), quality in zip(lengths, qualities, strict=True)
+        ]
 
     def _score_one(self, prompt: Prompt) -> Scores:
         """The same of one prompt, as a gateway asks, without arrays of one row."""
         embedding = self._embedder.embed_one(prompt.text)
-        rank: float | None = None
-        tokens: float | None = None
+        rank, tokens, high, tail = _UNKNOWN
         quality: dict[PoolName, float] | None = None
         if self._length is not None:
-            rank, tokens, known = self._length.predict_one(prompt, embedding)
+            rank, tokens, known, high, tail = self._length.predict_one(prompt, embedding)
             if not known:
-                rank = tokens = None
+                rank, tokens, high, tail = _UNKNOWN
+            elif high != high:  # not a number: it has no quantiles
+                high = tail = None
         if self._quality is not None:
             row, known = self._quality.predict_one(embedding)
             if known:
                 quality = {pool: row[column] for pool, column in self._columns.items()}
-        return Scores(rank, tokens, quality)
+        return Scores(rank, tokens, quality, high, tail)
 
-    def _lengths(
-        self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]
-    ) -> list[tuple[float | None, float | None]]:
+    def _lengths(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> list[_Length]:
         if self._length is None:
-            return [(None, None)] * len(prompts)
+            return [_UNKNOWN] * len(prompts)
         scores = self._length.predict(prompts, embeddings)
-        rows = zip(scores.rank.tolist(), scores.tokens.tolist(), scores.in_distribution.tolist(), strict=True)
-        return [(rank, tokens) if known else (None, None) for rank, tokens, known in rows]
+        columns = (scores.rank, scores.tokens, scores.high, scores.tail)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        known = scores.in_distribution.tolist()
+        return [
+            ((r, t, None, None) if high != high else (r, t, high, tail)) if sure else _UNKNOWN
+            for (r, t, high, tail), sure in zip(rows, known, strict=True)
+        ]
 
     def _qualities(self, n: int, embeddings: NDArray[np.float32]) -> list[dict[PoolName, float] | None]:
         if self._quality is None:

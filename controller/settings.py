@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.kv.account import KvLimits
 from controller.limits import UNLIMITED, Quota
 from controller.types import PoolName, Tenant
 
@@ -70,6 +71,8 @@ class ControlSettings:
     """Token-work per second of one busy worker, where a profile says; measurement takes over from there."""
     default_service_rate: float = 1000.0
     """The same for pools of which nothing is known."""
+    kv: KvLimits | None = None
+    """Admission of requests against the workers' KV budgets; ``None`` sends as many as the in-flight limits allow."""
     prompt_work: float = 0.1
     """Work of reading one prompt token, in output tokens."""
     default_output_tokens: float = 256.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.protocols import OrderStage, Signal, TierStage
+from controller.protocols import Informed, OrderStage, PlaceStage, Signal, TierStage
 from controller.tally import Outcome, Tally
 from controller.tickets import NO_SIGNALS, TicketState
 from controller.types import Scores
@@ -16,9 +16,11 @@ _QUALITY = Signal.QUALITY
 class Signals:
     """Keeps count of the signals that some stage needs: each ticket has each of them, goes without it, or is spared."""
 
-    def __init__(self, tier: TierStage, order: OrderStage, tally: Tally) -> None:
+    def __init__(self, tier: TierStage, order: OrderStage, tally: Tally, place: PlaceStage | None = None) -> None:
         self._tally = tally
-        self.needs = tier.needs | order.needs
+        self.waiting = order.needs | place.needs if isinstance(place, Informed) else order.needs
+        """What is asked about a ticket whose tier is given, if it has to wait."""
+        self.needs = tier.needs | self.waiting
         needs = sorted(self.needs)
         for signal in needs:
             tally.expect("score", signal.value)

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from controller.admit import Bounded, BoundedOptions
 from controller.best_effort import BestEffort, BestEffortOptions
 from controller.errors import StageOptionsError, UnknownStage, suggestion
-from controller.fairness import NoFairness, Vtc, VtcOptions
-from controller.order import Fcfs, FcfsOptions, LengthRank, LengthRankOptions
-from controller.place import LeastLoad, Prefix, PrefixOptions, RoundRobin
+from controller.fairness import Dlpm, DlpmOptions, NoFairness, Vtc, VtcOptions
+from controller.order import (
+    Boost,
+    BoostOptions,
+    Edf,
+    EdfOptions,
+    Fcfs,
+    FcfsOptions,
+    LengthRank,
+    LengthRankOptions,
+    Mlfq,
+    MlfqOptions,
+    Oracle,
+    OracleOptions,
+)
+from controller.place import (
+    Freeness,
+    FreenessOptions,
+    LeastLoad,
+    PowerOfTwo,
+    PredictedLatency,
+    PredictedLatencyOptions,
+    Prefix,
+    PrefixOptions,
+    RoundRobin,
+)
+from controller.place.d2lpm import D2lpm, D2lpmOptions
 from controller.protocols import (
     AdmitStage,
     FairnessStage,
@@ -26,12 +50,15 @@ from controller.protocols import (
     Stages,
     TierStage,
 )
-from controller.rebalance import NoRebalance
+from controller.rebalance import Migrate, MigrateOptions, NoRebalance
 from controller.scale import NoScale, TargetTracking, TargetTrackingOptions
 from controller.tier import Pinned, Router, RouterOptions, Static, StaticOptions, Threshold, ThresholdOptions
 
 Stage = TypeVar("Stage")
 O = TypeVar("O", bound=Options)  # noqa: E741
+
+SIMULATION_ONLY: Final = frozenset({("order", "oracle")})
+"""(stage, name) of what goes by the truth, which no gateway can know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +123,26 @@ class Catalogue:
         self.tier.register("best_effort", BestEffortOptions, BestEffort.create)
         self.order = Registry[OrderStage]("order")
         self.order.register("fcfs", FcfsOptions, Fcfs.create)
+        self.order.register("edf", EdfOptions, Edf.create)
         self.order.register("length_rank", LengthRankOptions, LengthRank.create)
+        self.order.register("boost", BoostOptions, Boost.create)
+        self.order.register("mlfq", MlfqOptions, Mlfq.create)
+        self.order.register("oracle", OracleOptions, Oracle.create)
         self.fairness = Registry[FairnessStage]("fairness")
         self.fairness.register("none", Options, NoFairness.create)
         self.fairness.register("vtc", VtcOptions, Vtc.create)
+        self.fairness.register("dlpm", DlpmOptions, Dlpm.create)
         self.place = Registry[PlaceStage]("place")
         self.place.register("round_robin", Options, RoundRobin.create)
         self.place.register("least_load", Options, LeastLoad.create)
+        self.place.register("power_of_two", Options, PowerOfTwo.create)
         self.place.register("prefix", PrefixOptions, Prefix.create)
+        self.place.register("freeness", FreenessOptions, Freeness.create)
+        self.place.register("predicted_latency", PredictedLatencyOptions, PredictedLatency.create)
+        self.place.register("d2lpm", D2lpmOptions, D2lpm.create)
         self.rebalance = Registry[RebalanceStage]("rebalance")
         self.rebalance.register("none", Options, NoRebalance.create)
+        self.rebalance.register("migrate", MigrateOptions, Migrate.create)
         self.scale = Registry[ScaleStage]("scale")
         self.scale.register("none", Options, NoScale.create)
         self.scale.register("target_tracking", TargetTrackingOptions, TargetTracking.create)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
+from controller.kv.account import Booking
 from controller.members import PoolState, WorkerState
 from controller.protocols import Signal
 from controller.types import Choice, DecisionRecord, PoolName, Result, Scores, Task, Ticket, Usage, WorkerName
@@ -33,7 +34,9 @@ class TicketState:
     __slots__ = (
         "attempts",
         "avoid",
+        "booking",
         "bound",
+        "cached",
         "candidates",
         "choices",
         "continued",
@@ -43,17 +46,22 @@ class TicketState:
         "first_token_at",
         "generates",
         "group",
+        "home",
         "key",
         "ladder",
         "moved",
         "output_tokens",
+        "passed",
         "pool",
+        "prepaid",
+        "prompt_charged",
         "prompt_tokens",
         "recorded",
         "requeued_at",
         "resuming",
         "scores",
         "serial",
+        "short_since",
         "stand",
         "submitted_at",
         "ticket",
@@ -61,6 +69,7 @@ class TicketState:
         "wanted",
         "work",
         "worker",
+        "yielded",
     )
 
     def __init__(
@@ -110,12 +119,28 @@ class TicketState:
         """Times it was queued again in the middle of its answer."""
         self.moved = 0
         """How many of those were moves, not failures."""
+        self.yielded = False
+        """Its seat was given to a more urgent one: it waits by its key, not in front of all."""
         self.requeued_at: float | None = None
         """When that was last."""
         self.resuming = False
         """Since then no worker has begun to answer."""
         self.bound: WorkerName | None = None
         """Where a move wants it to go on."""
+        self.home = ""
+        """The worker that it waits for in particular, for what that one has cached of it."""
+        self.cached = 0.0
+        """Share of its prompt, in [0, 1], that is believed to be cached there."""
+        self.booking: Booking | None = None
+        """Its part of the account of the worker that it is on."""
+        self.short_since: float | None = None
+        """When it was first kept waiting for KV cache, though a worker had a seat free."""
+        self.passed = 0
+        """Tickets that were sent past it since then."""
+        self.prepaid = 0
+        """Output tokens that its group was charged for in advance."""
+        self.prompt_charged = 0
+        """Prompt tokens that its group was charged for."""
         self.dispatched_at: float | None = None
         self.first_token_at: float | None = None
 
@@ -136,6 +161,11 @@ class TicketState:
             None if self.stand is Stand.OPEN else self.key,
             self.attempts,
             self.output_tokens,
+            self.prompt_tokens,
+            self.expected_output,
+            self.ticket.priority,
+            self.first_token_at,
+            self.moved,
         )
 
     def spent(self, result: Result, usage: Usage | None) -> int | None:

@@ -95,6 +95,8 @@ class Ticket:
     """Size of the request's body, which the gateway holds while it waits."""
     answers: int = 1
     """Answers asked for at once (``n``)."""
+    session: str | None = None
+    """What several requests of one conversation or program have in common, where the client says so."""
 
 
 @swift
@@ -103,13 +105,16 @@ class Scores:
     """What the learned predictors say of one request. ``None`` where a predictor is absent or out of distribution.
 
     ``length_rank`` orders requests of any pool by expected output length (higher = longer; unitless).
-    ``output_tokens`` is the expected output length in tokens. ``quality`` maps pool name to the expected quality in
-    [0, 1] of that pool's answer.
+    ``output_tokens`` is the expected output length in tokens, ``output_high`` its 0.9 quantile, and ``output_tail``
+    what is expected beyond that quantile (CVaR at 0.9). ``quality`` maps pool name to the expected quality in [0, 1] of
+    that pool's answer.
     """
 
     length_rank: float | None = None
     output_tokens: float | None = None
     quality: Mapping[PoolName, float] | None = None
+    output_high: float | None = None
+    output_tail: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,8 @@ class WorkerSpec:
     max_inflight: int = 32
     priority_scheduling: bool = False
     """The worker runs ``--scheduling-policy priority``, so the queue's order may be passed down to it."""
+    kv_tokens: int | None = None
+    """Tokens that fit into its KV cache; ``None`` for as many as its pool says."""
 
 
 @swift
@@ -155,6 +162,8 @@ class PoolSpec:
     output_usd_per_mtok: float = 0.0
     profile: str | None = None
     """Name of the engine profile (``models/profile/NAME``) that describes a worker's timing."""
+    kv_tokens: int | None = None
+    """Tokens that fit into one worker's KV cache; ``None`` for what its reports tell."""
 
 
 @swift
@@ -215,7 +224,8 @@ class Move:
     """Move a running request to another worker. ``reason`` is for the operator."""
 
     ticket: TicketId
-    worker: WorkerName
+    worker: WorkerName | None
+    """``None``: it gives its seat up, and waits for its turn again."""
     reason: str
 
 

@@ -49,6 +49,23 @@ class WorkerView:
     """Gone from the fleet, but for the requests it is still serving."""
     report: WorkerReport | None
     breaker: Breaker = Breaker.CLOSED
+    homed: int = 0
+    """Token-work of the tickets that wait for this worker in particular."""
+    kv_tokens: int = 0
+    """Tokens of KV cache that our requests there hold: their prompts, and what they have produced so far. This and the
+    following are kept only where somebody goes by them."""
+    kv_expected: int = 0
+    """And will hold at their ends, as expected."""
+    kv_foreign: int = 0
+    """Those of others, by the last report."""
+    kv_capacity: int | None = None
+    """Tokens that fit into its KV cache: configured, or learned; ``None`` where neither."""
+    unread: int = 0
+    """Prompt tokens of our requests there that have not had a first token."""
+    reading: int = 0
+    """How many requests those are; the others are decoding."""
+    outgrown: int = 0
+    """Times an answer there outgrew what was reserved for it."""
 
     @property
     def serves(self) -> bool:
@@ -144,3 +161,12 @@ class TicketView:
     """Its key in the queue; smaller goes first."""
     attempts: int
     output_tokens: int
+    prompt_tokens: int = 0
+    """Exact, or estimated."""
+    expected_output: int = 0
+    """Output tokens it is expected to have in the end."""
+    priority: int = 0
+    """The client's own; lower is earlier."""
+    first_token_at: float | None = None
+    moved: int = 0
+    """Times it was moved from one worker to another."""

@@ -377,7 +377,9 @@ class SimFleet:
             elif kind is _TOKENS:
                 self.control.on_tokens(ticket, event.output_tokens, self.now)
             elif kind is _FINISHED:
-                self.control.on_finish(ticket, Usage(state.request.prompt_tokens, event.output_tokens), self.now)
+                self.control.on_finish(
+                    ticket, Usage(state.request.prompt_tokens, event.output_tokens, event.cached_tokens), self.now
+                )
                 self._end(ticket, event.at, _COMPLETED, event.output_tokens)
             else:
                 self._on_failure(event, retryable=kind is EventKind.ABORTED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from controller.configuration.cluster import Cluster
 from controller.configuration.continuation import Continuation
 from controller.configuration.loading import json_schema, load, parse
-from controller.configuration.pools import Pool, Price, ProcessActuatorOptions, Replicas, Worker
+from controller.configuration.pools import KvEvents, Pool, Price, ProcessActuatorOptions, Replicas, Worker
 from controller.configuration.reaching import Discovery, Upstream
 from controller.configuration.sections import (
     Admin,
@@ -37,6 +37,7 @@ __all__ = [
     "Continuation",
     "Discovery",
     "Health",
+    "KvEvents",
     "Limits",
     "Listen",
     "Pool",

@@ -52,6 +52,7 @@ def _pools(configuration: Configuration) -> Iterator[Located]:
 def _workers(configuration: Configuration) -> Iterator[Located]:
     names: dict[Path, str] = {}
     urls: dict[Path, str] = {}
+    heard: dict[tuple[str, str], str] = {}
     pools = [pool.name for pool in configuration.pools]
     for i, pool in enumerate(configuration.pools):
         for j, worker in enumerate(pool.workers):
@@ -61,6 +62,10 @@ def _workers(configuration: Configuration) -> Iterator[Located]:
             urls[(*at, "url")] = worker.url
             if _is_gateway(configuration, urlsplit(worker.url)):
                 yield (*at, "url"), "this is the address the gateway itself listens on"
+            if worker.kv_events is not None:
+                name, wanted = pool.worker_name(j), (worker.kv_events.endpoint, worker.kv_events.topic)
+                if (first := heard.setdefault(wanted, name)) != name:
+                    yield (*at, "kv_events", "endpoint"), f"worker {first!r} publishes there; each has one of its own"
     yield from _twice(names.items())
     yield from _twice(urls.items())
 
@@ -133,7 +138,10 @@ def _classes(configuration: Configuration) -> Iterator[Located]:
 def _stages(configuration: Configuration) -> Iterator[Located]:
     resources = Resources(configuration.pool_specs(), replicas=configuration.replica_ranges())
     for stage, (name, options) in configuration.stages.choices().items():
-        known = stages.names(stage)
+        if (stage, name) in stages.SIMULATION_ONLY:
+            yield ("stages", stage, "name"), f"{name!r} needs what simulations alone know; use length_rank"
+            continue
+        known = tuple(one for one in stages.names(stage) if (stage, one) not in stages.SIMULATION_ONLY)
         if name not in known:
             yield ("stages", stage, "name"), f"no implementation is called {name!r}{suggestion(name, known)}"
             continue

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from controller.configuration.base import Count, ModelName, Name, NotNegative, Positive, Section, Share
 from controller.configuration.reaching import Discovery, Upstream
@@ -27,6 +27,37 @@ def base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def zmq_endpoint(endpoint: str) -> str:
+    """Where a ZeroMQ socket of another program is found. Raises ValueError for what cannot be connected to."""
+    if "*" in endpoint:
+        raise ValueError("* is the server's own spelling, for every address; name the host, like tcp://10.0.0.5:5557")
+    parts = urlsplit(endpoint)
+    if parts.scheme == "ipc" and endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
+        return endpoint
+    if parts.scheme != "tcp" or not parts.hostname or parts.path or parts.query or parts.fragment or "@" in endpoint:
+        raise ValueError("not an endpoint; write it like tcp://10.0.0.5:5557, or ipc:///run/vllm.sock on one machine")
+    if parts.port is None or not 0 < parts.port < 65536:
+        raise ValueError("needs a port between 1 and 65535, like tcp://10.0.0.5:5557")
+    return endpoint
+
+
+Endpoint = Annotated[str, AfterValidator(zmq_endpoint)]
+
+
+class KvEvents(Section):
+    """Where a worker publishes its KV-cache events (vLLM's ``--kv-events-config``), as seen from the gateway.
+
+    Needs the extra ``headway[kv-events]``.
+    """
+
+    endpoint: Endpoint
+    """``tcp://HOST:PORT``, or ``ipc://PATH`` on the same machine."""
+    replay_endpoint: Endpoint | None = None
+    """The same for missed events. Without it, each lost connection costs what was known of the worker's cache."""
+    topic: str = ""
+    """As the worker's own; every topic if not given."""
+
+
 class Worker(Section):
     """One OpenAI-compatible server that is already running."""
 
@@ -40,6 +71,8 @@ class Worker(Section):
     """The server runs ``--scheduling-policy priority``, so the queue's order is passed down to it."""
     upstream: Upstream | None = None
     """Key and TLS settings of its own, in place of all of the pool's."""
+    kv_events: KvEvents | None = None
+    """Listen to what its KV cache holds, so that placement by prefix knows instead of guessing."""
 
     @field_validator("url")
     @classmethod
@@ -149,6 +182,9 @@ class Pool(Section):
     """What its tokens cost."""
     profile: Name | None = None
     """Engine profile (``models/profile/NAME``) that describes a worker's timing."""
+    kv_tokens: Count | None = None
+    """Tokens that fit into one worker's KV cache, as vLLM logs them at its start; null learns it from what the workers
+    report."""
     workers: tuple[Worker, ...] = ()
     """Servers that are already running."""
     discovery: Discovery | None = None
@@ -186,6 +222,7 @@ class Pool(Section):
             input_usd_per_mtok=self.price.input_usd_per_mtok,
             output_usd_per_mtok=self.price.output_usd_per_mtok,
             profile=self.profile,
+            kv_tokens=self.kv_tokens,
         )
 
     def worker_name(self, index: int) -> str:

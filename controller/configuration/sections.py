@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from controller.configuration.base import ArtifactRef, Count, NotNegative, Positive, Section, Share
 from controller.configuration.tenants import TenantLimits
+from controller.kv.account import KvLimits
 
 
 class Listen(Section):
@@ -103,6 +104,26 @@ class Scoring(Section):
     """Quality of each pool's answer; null turns it off."""
 
 
+class KvBudget(Section):
+    """Requests wait where the KV cache of no worker has room for prompt and predicted answer."""
+
+    share: Positive = 1.6
+    """Of a worker's KV cache that is given away; more than 1 counts on it that answers are not at their longest at
+    once."""
+    high: bool = False
+    """Reserve the 0.9 quantile of an answer's length in place of its expectation."""
+    passes: Annotated[int, Field(ge=0)] = 32
+    """Requests that may pass one that does not fit …"""
+    hold_s: NotNegative = 10.0
+    """… and seconds in which they may; then nothing passes it."""
+    lookahead: Count = 16
+    """Requests that do not fit that are looked past at one moment."""
+
+    def limits(self) -> KvLimits:
+        """The same for the control plane."""
+        return KvLimits(self.share, self.high, self.passes, self.hold_s, self.lookahead)
+
+
 class Limits(Section):
     """What the gateway holds at most."""
 
@@ -116,6 +137,8 @@ class Limits(Section):
     """Bytes of the bodies of those that wait; a request that would exceed them is refused with 429."""
     max_queue_seconds: Positive = 60.0
     """A request that waited so long is answered with 503."""
+    kv_budget: KvBudget | None = None
+    """Admission against the workers' KV caches; null sends as many as the in-flight limits allow."""
     deadline_seconds: Positive | None = None
     """Deadline of requests that bring none; null for none."""
     drop_late: bool = True

@@ -127,6 +127,7 @@ class Configuration(Section):
             max_queue=limits.max_queue,
             max_queue_bytes=limits.max_queue_bytes,
             max_queue_s=limits.max_queue_seconds,
+            kv=None if limits.kv_budget is None else limits.kv_budget.limits(),
             drop_late=limits.drop_late,
             scoring_budget_s=self.scoring.budget_ms / 1000.0,
             score_always=self.scoring.when == "always",

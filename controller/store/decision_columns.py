@@ -38,6 +38,8 @@ _SCORES = pa.struct(
         ("length_rank", pa.float64()),
         ("output_tokens", pa.float64()),
         ("quality", pa.map_(pa.string(), pa.float64())),
+        ("output_high", pa.float64()),
+        ("output_tail", pa.float64()),
     ]
 )
 _USAGE = pa.struct([("prompt_tokens", pa.int64()), ("output_tokens", pa.int64()), ("cached_tokens", pa.int64())])
@@ -137,6 +139,8 @@ def _scores(scores: Sequence[Scores | None]) -> pa.Array:
         _array([None if one is None else one.length_rank for one in scores], _FLOATS),
         _array([None if one is None else one.output_tokens for one in scores], _FLOATS),
         quality,
+        _array([None if one is None else one.output_high for one in scores], _FLOATS),
+        _array([None if one is None else one.output_tail for one in scores], _FLOATS),
     ]
     return _structs(_SCORES, columns, scores)
 

@@ -10,8 +10,10 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from controller.kv.account import KvLimits
 from controller.pipeline import BUSY, ControlPlane
 from controller.settings import ControlSettings
+from controller.stages import names
 from controller.types import (
     Admitted,
     Dispatch,
@@ -32,9 +34,10 @@ POOLS = (SMALL, LARGE)
 CHOICES = st.fixed_dictionaries(
     {
         "tier": st.sampled_from(["pinned", "static", "threshold", "router", "best_effort"]),
-        "order": st.sampled_from(["fcfs", "length_rank"]),
-        "fairness": st.sampled_from(["none", "vtc"]),
-        "place": st.sampled_from(["round_robin", "least_load", "prefix"]),
+        "order": st.sampled_from(names("order")),
+        "fairness": st.sampled_from(names("fairness")),
+        "place": st.sampled_from(names("place")),
+        "rebalance": st.sampled_from(names("rebalance")),
     }
 )
 SETTINGS = ControlSettings(
@@ -56,9 +59,9 @@ PICK = st.integers(0, 1000)
 class Machine(RuleBasedStateMachine):
     """Drives two control planes with the same events, and keeps its own books of what must be true."""
 
-    @initialize(choices=CHOICES, always=st.booleans())
-    def start(self, choices: dict[str, str], always: bool) -> None:
-        chosen = replace(SETTINGS, score_always=always)
+    @initialize(choices=CHOICES, always=st.booleans(), kv=st.sampled_from([None, None, KvLimits()]))
+    def start(self, choices: dict[str, str], always: bool, kv: KvLimits | None) -> None:
+        chosen = replace(SETTINGS, score_always=always, kv=kv)
         self.planes = [plane(choices, pools=POOLS, workers=1, max_inflight=2, settings=chosen) for _ in range(2)]
         self.now = 0.0
         self.submitted: list[str] = []
@@ -273,7 +276,10 @@ class Machine(RuleBasedStateMachine):
         assert records == self.planes[1].drain_records()
         view = self.planes[0].view(self.now)
         assert view.queued == 0
-        assert all(pool.queued_work == 0 and worker.work == 0 for pool in view.pools for worker in pool.workers)
+        for pool in view.pools:
+            assert pool.queued_work == 0
+            for worker in pool.workers:
+                assert (worker.work, worker.homed, worker.kv_tokens, worker.kv_expected, worker.unread) == (0,) * 5
 
     def wait_again(self, name: str) -> None:
         del self.running[name]

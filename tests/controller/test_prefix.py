@@ -95,6 +95,41 @@ def test_a_worker_is_forgotten() -> None:
     assert len(index) == 1
 
 
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 6), st.sampled_from("ab")), max_size=60), st.integers(1, 8))
+def test_each_worker_remembers_what_a_cache_of_its_size_would(adds: list[tuple[int, int, str]], capacity: int) -> None:
+    index = PrefixIndex(1000, capacity)
+    caches: dict[str, list[int]] = {"a": [], "b": []}
+    for start, length, worker in adds:
+        chain = [start * 100 + depth for depth in range(length)]
+        index.add(chain, worker)
+        cache = caches[worker]
+        for block in reversed(chain):  # as an engine frees them: the end of a chain first
+            if block in cache:
+                cache.remove(block)
+            cache.append(block)
+        del cache[: max(0, len(cache) - capacity)]
+        for name, held in caches.items():
+            for begin in range(8):
+                chain = [begin * 100 + depth for depth in range(6)]
+                depth = next((n for n, block in enumerate(chain) if block not in held), len(chain))
+                assert index.matches(chain).get(name, 0) == depth
+    assert len(index) == len(set(caches["a"]) | set(caches["b"]))
+    index.forget("a")
+    assert len(index) == len(set(caches["b"]))
+
+
+def test_both_bounds_hold_together() -> None:
+    index = PrefixIndex(5, 4)
+    for start in range(20):
+        index.add((start * 10, start * 10 + 1, start * 10 + 2), "ab"[start % 2])
+        assert len(index) <= 5
+    index.forget("a")
+    index.forget("b")
+    assert len(index) == 0
+
+
 def test_a_capacity_must_be_positive() -> None:
     with pytest.raises(ValueError, match="capacity"):
         PrefixIndex(0)
+    with pytest.raises(ValueError, match="capacity"):
+        PrefixIndex(10, 0)

@@ -32,6 +32,8 @@ class Lengths:
     rank: NDArray[np.float64]
     tokens: NDArray[np.float64]
     in_distribution: NDArray[np.bool_]
+    high: NDArray[np.float64]
+    tail: NDArray[np.float64]
 
 
 @dataclass
@@ -41,13 +43,17 @@ class Qualities:
 
 
 class Length:
+    def __init__(self, quantiles: bool = True) -> None:
+        self.above = 3.0 if quantiles else np.nan
+
     def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> Lengths:
         assert [len(prompt.text) for prompt in prompts] == embeddings[:, 0].tolist()
-        return Lengths(embeddings[:, 0] / 10.0, embeddings[:, 0] * 2.0, embeddings[:, 0] > 0)
+        size = embeddings[:, 0]
+        return Lengths(size / 10.0, size * 2.0, size > 0, size * self.above, size * (self.above + 1))
 
-    def predict_one(self, prompt: Prompt, embedding: NDArray[np.float32]) -> tuple[float, float, bool]:
+    def predict_one(self, prompt: Prompt, embedding: NDArray[np.float32]) -> tuple[float, float, bool, float, float]:
         one = self.predict([prompt], embedding[None])
-        return one.rank[0], one.tokens[0], one.in_distribution[0]
+        return one.rank[0], one.tokens[0], one.in_distribution[0], one.high[0], one.tail[0]
 
 
 class Quality:
@@ -70,9 +76,10 @@ def test_each_prompt_is_embedded_once_and_scored_by_all() -> None:
     scorer = Scorer(embedder, Length(), Quality(), POOLS)
     short, long, empty = scorer.score(PROMPTS)
     assert embedder.calls == 1
-    assert short == Scores(pytest.approx(0.5), 10.0, {"small": 0.25, "large": 0.75})
+    assert short == Scores(pytest.approx(0.5), 10.0, {"small": 0.25, "large": 0.75}, 15.0, 20.0)
     assert (long.output_tokens, long.quality) == (36.0, None), "quality is out of distribution"
     assert (empty.length_rank, empty.output_tokens) == (None, None), "length is out of distribution"
+    assert (empty.output_high, empty.output_tail) == (None, None)
     assert scorer.scored_pools == {"small", "large"}
 
 
@@ -87,3 +94,10 @@ def test_absent_predictors_say_nothing() -> None:
 def test_a_score_does_not_depend_on_the_batch() -> None:
     scorer = Scorer(Embedder(), Length(), Quality(), POOLS)
     assert scorer.score(PROMPTS) == [score for prompt in PROMPTS for score in scorer.score([prompt])]
+
+
+def test_a_predictor_without_quantiles_says_nothing_of_them() -> None:
+    scorer = Scorer(Embedder(), Length(quantiles=False), None, POOLS)
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        first = scorer.score(prompts)[0]
+        assert (first.output_tokens, first.output_high, first.output_tail) == (10.0, None, None)

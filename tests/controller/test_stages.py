@@ -11,10 +11,18 @@ from controller.stages import Catalogue
 PROMISED = {
     "admit": {"bounded"},
     "tier": {"pinned", "static", "threshold", "router", "best_effort"},
-    "order": {"fcfs", "length_rank"},
-    "fairness": {"none", "vtc"},
-    "place": {"round_robin", "least_load", "prefix"},
-    "rebalance": {"none"},
+    "order": {"fcfs", "edf", "length_rank", "boost", "mlfq", "oracle"},
+    "fairness": {"none", "vtc", "dlpm"},
+    "place": {
+        "round_robin",
+        "least_load",
+        "power_of_two",
+        "prefix",
+        "freeness",
+        "predicted_latency",
+        "d2lpm",
+    },
+    "rebalance": {"none", "migrate"},
     "scale": {"none", "target_tracking"},
 }
 

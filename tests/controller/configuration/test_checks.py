@@ -20,6 +20,11 @@ ACTUATOR = {"command": ["serve", "{port}"], "ports": "9000-9001"}
         (pool(1, tier=0), "pools[1].tier", "0 is already taken by pools[0].tier"),
         (pool(1, workers=[{"url": "http://a:8000/"}]), "pools[1].workers[0].url", "already taken"),
         (pool(1, workers=[{"name": "small-0", "url": "http://b:1"}]), "pools[1].workers[0].name", "already taken"),
+        (
+            pool(0, workers=[{"url": f"http://{host}:1", "kv_events": {"endpoint": "tcp://a:5"}} for host in "ab"]),
+            "pools[0].workers[1].kv_events.endpoint",
+            "worker 'small-0' publishes there",
+        ),
         (pool(0, workers=[{"url": "http://localhost:8080"}]), "pools[0].workers[0].url", "the gateway itself"),
         (pool(0, actuator={**ACTUATOR, "ports": "8080-8090"}), "pools[0].actuator.ports", "own port 8080"),
         (
@@ -86,6 +91,10 @@ def test_every_shipped_stage_can_be_chosen() -> None:
 
     for stage in ("admit", "tier", "order", "fairness", "place", "rebalance", "scale"):
         for name in stages.names(stage):
+            if (stage, name) in stages.SIMULATION_ONLY:
+                with pytest.raises(ConfigurationError, match="what simulations alone know"):
+                    parse(fleet(stages={stage: name}))
+                continue
             assert parse(fleet(stages={stage: name})).stages.choices()[stage] == (name, {})
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from controller.configuration import parse
+from controller.configuration import KvEvents, parse
 from controller.errors import ConfigurationError
 from controller.types import PoolSpec, WorkerSpec
 from tests.controller.configuration.fleets import fleet, pool
@@ -53,6 +53,41 @@ def test_pools_and_workers_become_what_the_control_plane_knows() -> None:
 def test_only_base_urls_are_taken(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"pools\[0\].workers\[0\].url: "):
         parse(pool(0, workers=[{"url": url}]))
+
+
+def test_a_listed_worker_may_name_where_it_publishes_its_kv_events() -> None:
+    said = {"endpoint": "tcp://a:5557", "replay_endpoint": "ipc:///run/kv.sock", "topic": "kv"}
+    workers = [
+        {"url": "http://a:1", "kv_events": said},
+        {"url": "http://b:1", "kv_events": {"endpoint": "tcp://[::1]:5"}},
+    ]
+    first, second = parse(pool(0, workers=workers)).pools[0].workers
+    assert first.kv_events == KvEvents(**said)
+    assert second.kv_events == KvEvents(endpoint="tcp://[::1]:5", replay_endpoint=None, topic="")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("tcp://*:5557", "the server's own spelling"),
+        ("tcp://10.0.0.5", "needs a port"),
+        ("tcp://10.0.0.5:0", "needs a port"),
+        ("tcp://10.0.0.5:x", "port"),
+        ("tcp://:5557", "write it like tcp://10.0.0.5:5557"),
+        ("http://10.0.0.5:5557", "write it like tcp://10.0.0.5:5557"),
+        ("tcp://10.0.0.5:5557/kv", "not an endpoint"),
+        ("10.0.0.5:5557", "not an endpoint"),
+        ("ipc:kv.sock", "not an endpoint"),
+        ("ipc://", "not an endpoint"),
+    ],
+)
+def test_only_endpoints_that_can_be_connected_to_are_taken(endpoint: str, says: str) -> None:
+    for key, more in (("endpoint", {}), ("replay_endpoint", {"endpoint": "tcp://a:1"})):
+        with pytest.raises(ConfigurationError) as caught:
+            parse(pool(0, workers=[{"url": "http://a:1", "kv_events": {**more, key: endpoint}}]))
+        (problem,) = caught.value.problems
+        assert problem.key == f"pools[0].workers[0].kv_events.{key}"
+        assert says in problem.message
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_a_record_is_written_as_it_was(tmp_path: Path) -> None:
     full, bare = _rows(tmp_path)
     expected = dataclasses.asdict(dataclasses.replace(FULL, scores=None))
     expected["scores"] = {"length_rank": 0.5, "output_tokens": 80.0, "quality": [("small", 0.4), ("large", 0.9)]}
+    expected["scores"] |= {"output_high": None, "output_tail": None}
     for choice in expected["choices"]:
         choice["alternatives"], choice["features"] = list(choice["alternatives"]), list(choice["features"])
     assert full == {**expected, "choices": list(expected["choices"]), "prompt": None}

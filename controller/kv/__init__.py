@@ -1,0 +1,1 @@
+"""Tokens that workers hold in their KV caches, and admission by them."""
