@@ -29,7 +29,8 @@ _EVENTS = 50
 
 
 class Worker(BaseModel):
-    """One worker. ``source`` is where it comes from, ``error`` what the last look at it found wrong."""
+    """One worker. ``source`` is where it comes from, ``error`` what the last look at it found wrong,
+    ``kv_events_error`` why it is not heard what it has cached."""
 
     name: str
     url: str | None
@@ -43,6 +44,7 @@ class Worker(BaseModel):
     dispatched: int
     draining: Draining | None
     error: str | None
+    kv_events_error: str | None = None
 
 
 class Pool(BaseModel):
@@ -156,6 +158,8 @@ class Operator:
     """Why look-ups of pools' workers failed."""
     errors: Callable[[], Mapping[str, str]]
     records_dropped: Callable[[], int]
+    unheard: Callable[[], Mapping[str, str]] = dict
+    """Why workers' KV-cache events are not heard."""
     outcomes: Counter[str] = field(default_factory=Counter)
     mix: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
@@ -185,10 +189,10 @@ class Operator:
     def fleet(self) -> Fleet:
         """The fleet as it stands."""
         view: FleetView = self.plane.view(self.now())
-        errors, lost = self.errors(), self.lost()
+        errors, lost, unheard = self.errors(), self.lost(), self.unheard()
         return Fleet(
             draining=self.draining,
-            pools=[self._pool(pool, errors, lost.get(pool.name)) for pool in view.pools],
+            pools=[self._pool(pool, errors, lost.get(pool.name), unheard) for pool in view.pools],
             open=view.open,
             queued=view.queued,
             arrivals_fast=view.arrivals_fast,
@@ -247,7 +251,7 @@ class Operator:
             records_dropped=self.records_dropped(),
         )
 
-    def _pool(self, pool: PoolView, errors: Mapping[str, str], lost: str | None) -> Pool:
+    def _pool(self, pool: PoolView, errors: Mapping[str, str], lost: str | None, unheard: Mapping[str, str]) -> Pool:
         wait = pool.expected_wait_s
         return Pool(
             name=pool.name,
@@ -261,10 +265,10 @@ class Operator:
             expected_wait_s=wait if wait < float("inf") else None,
             kv_usage=pool.kv_usage,
             discovery_error=lost,
-            workers=[self._worker(worker, errors) for worker in pool.workers],
+            workers=[self._worker(worker, errors, unheard) for worker in pool.workers],
         )
 
-    def _worker(self, worker: WorkerView, errors: Mapping[str, str]) -> Worker:
+    def _worker(self, worker: WorkerView, errors: Mapping[str, str], unheard: Mapping[str, str]) -> Worker:
         report = worker.report
         return Worker(
             name=worker.name,
@@ -279,6 +283,7 @@ class Operator:
             dispatched=worker.dispatched,
             draining=draining_of(self.roster.draining(worker.name), self.now()),
             error=errors.get(worker.name),
+            kv_events_error=unheard.get(worker.name),
         )
 
     def _decision(self, record: DecisionRecord) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from enum import StrEnum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controller.types import WorkerPhase
+from controller.types import WorkerName, WorkerPhase
 from controller.view import Breaker, FleetView
 from gateway.instruments import Level
+from gateway.kv_watch import KvStats
 
 __all__ = ["ArtifactState", "Reading", "Standing", "Status"]
 
@@ -63,6 +64,8 @@ class Status:
     """Lines of the access log."""
     spans: Callable[[], Mapping[str, int]] = dict
     """``exported``, ``failed`` and ``dropped`` → how many."""
+    kv: Callable[[], Mapping[WorkerName, KvStats]] = dict
+    """Of workers that are listened to."""
 
 
 class Reading(Collector):
@@ -85,6 +88,7 @@ class Reading(Collector):
         yield _stages(self._status.stages())
         yield _fallbacks(self._status.fallbacks())
         yield _artifacts(self._status.artifacts)
+        yield from _kv_events(self._status.kv())
         yield from _own(self._status)
         build = GaugeMetricFamily("headway_build_info", "The gateway's version.", labels=["version"])
         build.add_metric([self._version], 1)
@@ -164,6 +168,29 @@ def _breakers(view: FleetView) -> Metric:
             for one in Breaker:
                 family.add_metric([worker.name, pool.name, one.value], float(worker.breaker is one))
     return family
+
+
+_KV_EVENTS = {
+    "messages": "Messages about its KV cache that a worker has sent and that were applied, one an engine step.",
+    "events": "KV-cache events in them.",
+    "unknown": "KV-cache events of kinds that are not known, passed over.",
+    "malformed": "Messages about KV caches that could not be read.",
+    "gaps": "Times that such messages were missing.",
+    "replays": "Times that missed ones were sent again.",
+    "resets": "Times that what was known of a cache was lost, by a restart of the worker or a gap.",
+    "failures": "Times that listening ended with an error, and began anew.",
+}
+
+
+def _kv_events(stats: Mapping[WorkerName, KvStats]) -> Iterator[Metric]:
+    """Nothing where no worker is listened to."""
+    if not stats:
+        return
+    for name, help_ in _KV_EVENTS.items():
+        family = CounterMetricFamily(f"headway_kv_{name}", help_, labels=["worker"])
+        for worker, counts in stats.items():
+            family.add_metric([worker], getattr(counts, name))
+        yield family
 
 
 def _stages(counters: Mapping[tuple[str, str, str], int]) -> Metric:

@@ -35,6 +35,7 @@ from gateway.endpoints import Endpoint, dialect_of, find, target
 from gateway.errors import ApiError, ClientLeft
 from gateway.exchange import Exchange
 from gateway.headers import from_worker, request_id, to_worker
+from gateway.kv_caches import SESSION, KvCaches
 from gateway.metrics import Metrics, Series
 from gateway.openai import Call, Wish, body_for, parse
 from gateway.passage import Passage, WorkerFault
@@ -94,6 +95,8 @@ class Relay:
         """Waits for a lease, where limits are shared with other processes."""
         self.trails: Trails | None = None
         """Where requests are noted for the access log and for traces, where there are any."""
+        self.caches: KvCaches | None = None
+        """What workers say that they have cached, where any say it."""
         self._ids: Iterator[int] = itertools.count(1)
         self._prefix = prefix
 
@@ -105,7 +108,7 @@ class Relay:
 class _Request:
     """One request and its answer."""
 
-    __slots__ = ("_caller", "_exchange", "_id", "_relay", "_series", "_spent", "_ticket", "_trail")
+    __slots__ = ("_caller", "_exchange", "_id", "_named", "_relay", "_series", "_spent", "_ticket", "_trail")
 
     def __init__(self, relay: Relay, exchange: Exchange, ticket: str) -> None:
         self._relay = relay
@@ -118,6 +121,8 @@ class _Request:
         """Seconds that the gateway itself has worked on the request so far."""
         self._series: Series | None = None
         """What is observed of such requests, once there is a worker."""
+        self._named = False
+        """Whether the worker calls it by its ticket when it says what it has cached."""
         self._trail = None if relay.trails is None else relay.trails.open(exchange, ticket, self._id)
 
     async def run(self) -> None:
@@ -286,6 +291,10 @@ class _Request:
             path, body = pending.path, pending.body(dispatch)
         if self._trail is not None:
             headers = self._trail.headers(headers)
+        if relay.caches is not None:
+            self._named = pending is None and relay.caches.sent(call, dispatch, self._exchange.fields)
+            if self._named:
+                headers = [*headers, (SESSION, self._ticket.encode())]
         class_ = "" if self._caller is None else self._caller.settings.class_
         series = self._series = relay.metrics.series(dispatch.pool, class_)
         series.overhead(self._spent + relay.driver.now() - began)
@@ -330,6 +339,7 @@ class _Request:
         passage = Passage(exchange, turn, meter, begin, going, self._relay.driver.now)
         try:
             await response.pump(passage)
+            self._counted(dispatch, meter.usage)
         except (UpstreamError, WorkerFault):
             if exchange.started and (whole := meter.cut()):
                 exchange.write(whole)
@@ -338,6 +348,11 @@ class _Request:
             turn.on_move(None)
             exchange.feed(None)
             self._observe(passage.spent, passage.longest_gap)
+
+    def _counted(self, dispatch: Dispatch, usage: Usage | None) -> None:
+        """The answer is complete."""
+        if self._named and usage is not None and self._relay.caches is not None:
+            self._relay.caches.counted(self._ticket, dispatch.pool, usage.prompt_tokens)
 
     def _observe(self, spent: float | None, longest_gap: float) -> None:
         if self._series is not None and spent is not None:
@@ -354,7 +369,9 @@ class _Request:
             raise ApiError(502, "answer_too_large", message) from error
         began = self._relay.driver.now()
         if response.status < 400:
-            turn.finish(_usage(body))  # first: the head says what the tenant has left after it
+            usage = _usage(body)
+            turn.finish(usage)  # first: the head says what the tenant has left after it
+            self._counted(dispatch, usage)
         else:
             turn.abort(f"status_{response.status}")  # the request's fault, not the worker's
         self._exchange.answer(response.status, self._own_headers(dispatch, response.headers), body)

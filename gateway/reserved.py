@@ -20,6 +20,8 @@ RESERVED: Final = frozenset({"priority", "kv_transfer_params", "ec_transfer_para
 fetch a cache from."""
 _INSIDE: Final = "vllm_xargs"
 """What vLLM hands to its extensions under whatever names the client gives."""
+_REFUSED_INSIDE: Final = RESERVED | {"kv_cache_report_mode"}
+"""The last has the worker report cached blocks once more, which everybody who keeps count of them would count twice."""
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Whatever the endpoint: one that the gateway does not know may read any of them."""
 
@@ -33,8 +35,8 @@ def impose(
     (400) for a request that asks for more.
     """
     inside = fields.get(_INSIDE)
-    if isinstance(inside, Mapping) and not RESERVED.isdisjoint(inside):
-        name = ", ".join(sorted(RESERVED & inside.keys()))
+    if isinstance(inside, Mapping) and not _REFUSED_INSIDE.isdisjoint(inside):
+        name = ", ".join(sorted(_REFUSED_INSIDE & inside.keys()))
         raise ApiError(400, "reserved_field", f"{_INSIDE!r} must not hold {name}", param=_INSIDE)
     if longest is None:
         return asked, {}

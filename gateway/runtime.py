@@ -22,6 +22,7 @@ from gateway.continuation import Continuations, Mode
 from gateway.discovery import Finder, Resolver
 from gateway.driver import Clock, Driver
 from gateway.instruments import Level
+from gateway.kv_caches import KvCaches
 from gateway.leases.peers import Peers, Place, SharedWorkers, leases_of
 from gateway.leases.wire import Tell
 from gateway.metrics import Metrics, Status
@@ -93,6 +94,7 @@ class Runtime:
             continuation_bytes=lambda: self.relay.continuations.held,
             log_dropped=self.telemetry.log_dropped,
             spans=self.telemetry.spans,
+            kv=lambda: self.caches.stats(),
         )
         self.metrics = Metrics(status, tenants, version)
         self.driver = Driver(
@@ -106,6 +108,7 @@ class Runtime:
         self.watch = Watch(self.driver, self.upstreams, _intervals(configuration), clock, self._hung)
         self.roster = Roster(self.driver, clock, self.watch.suspect)
         self._finder = Finder(self.roster, resolver)
+        self.caches = KvCaches(configuration, self.plane.stages.place)
         self.workers = SharedWorkers(self.roster, [pool.name for pool in configuration.pools], clock)
         self.operator = Operator(
             self.plane,
@@ -117,6 +120,7 @@ class Runtime:
             self._finder.errors,
             self.watch.errors,
             self._dropped,
+            self.caches.errors,
         )
         self.relay = Relay(
             self.driver,
@@ -160,6 +164,7 @@ class Runtime:
         await self._finder.close()
         await self.roster.close()
         await self.watch.close()
+        await self.caches.close()
         await self.driver.close()
         if self._reconciling is not None:
             self._reconciling.cancel()
@@ -217,6 +222,8 @@ class Runtime:
         if "log_level" in changed:
             logging.getLogger().setLevel(new.log_level.upper())
         self._change_workers(workers)
+        self.caches.replace(new)
+        self._attend()
         await self._finder.replace(searches(new))
         self.driver.pump_soon()
         _log.info("the configuration was read again; %s", f"new: {', '.join(changed)}" if changed else "nothing is new")
@@ -322,13 +329,21 @@ class Runtime:
         self._urls[spec.name] = spec.url
         self.upstreams.joined(spec)
         self.roster.joined(spec)
+        self.caches.joined(spec)
+        self._attend()
         self.watch.add(spec, listed=self.roster.source(spec.name) is not Source.ACTUATOR)
 
     def left(self, worker: WorkerName) -> None:
         self._urls.pop(worker, None)
         self.watch.remove(worker)
         self.roster.left(worker)
+        self.caches.left(worker)
+        self._attend()
         self.upstreams.left(worker)
+
+    def _attend(self) -> None:
+        """The relay has to do with caches only while a worker says what is in its own."""
+        self.relay.caches = self.caches or None
 
     def _hung(self, worker: WorkerName, why: str) -> None:
         if self._reconciler is not None:

@@ -13,6 +13,7 @@ from controller.types import DecisionRecord, PoolSpec, Result, Ticket, Usage, Wo
 from controller.view import FleetView, PoolView
 from gateway.assembly import control_plane
 from gateway.instruments import MOST
+from gateway.kv_watch import KvStats
 from gateway.metrics import ArtifactState, Metrics, Standing, Status
 from gateway.tenants import Tenants
 
@@ -113,6 +114,14 @@ def test_the_fleet_is_read_when_it_is_asked() -> None:
     assert value(one, "headway_inflight", pool="p") == 3
     assert value(one, "headway_upstream_connections") == 9
     assert value(one, "headway_build_info", version="1.2.3") == 1
+
+
+def test_what_is_heard_of_caches_is_counted_by_worker_and_absent_where_nothing_is() -> None:
+    stats = KvStats(messages=1, events=2, unknown=3, malformed=4, gaps=5, replays=6, resets=7, failures=8)
+    one = metrics(kv=lambda: {"w": stats})
+    names = ("messages", "events", "unknown", "malformed", "gaps", "replays", "resets", "failures")
+    assert [value(one, f"headway_kv_{name}_total", worker="w") for name in names] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert b"headway_kv_" not in metrics().page()
 
 
 def test_stages_and_reasons_are_told() -> None:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.gateway.harness import HELLO, Gateway, Worker, begin, configured, drive, event, pool, serving, until
 from tests.gateway.scripted import Model
+from tests.upstream.kv_publisher import Publisher
 from tests.upstream.servers import Exchange, Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +91,7 @@ def _served() -> str:
         await exchange.reply(b"")
 
     async def scenario() -> None:
-        engine = Engine()
+        engine, publisher = Engine(), Publisher()
         async with Server(collect) as collector, Worker(engine) as one, Worker(engine) as two, Worker(engine) as big:
             settings: dict[str, Any] = {
                 "stages": {"tier": "best_effort", "fairness": "vtc", "place": "round_robin"},
@@ -101,11 +102,14 @@ def _served() -> str:
                 ],
                 "tracing": {"endpoint": f"{collector.url}/v1/traces"},
             }
-            async with serving(configured(pool("p", one, two), pool("q", big, tier=1), **settings)) as here:
+            pools = pool("p", one, two), pool("q", big, tier=1)
+            pools[0]["workers"][0]["kv_events"] = {"endpoint": publisher.events}
+            async with serving(configured(*pools, **settings)) as here:
                 await until(lambda: here.app.runtime.ready_workers() == {"p": 2, "q": 1})
                 await _busy(here, engine)
                 await asyncio.sleep(0.1)  # a report of each worker
                 page.append(await here.page())
+        await publisher.close()
 
     drive(scenario)
     return page[0]

@@ -200,6 +200,8 @@ def test_what_a_worker_is_told_to_fetch_cannot_come_in_by_a_side_door() -> None:
     with pytest.raises(ApiError) as caught:
         asked(CHAT, vllm_xargs={"kv_transfer_params": "x"})
     assert (caught.value.status, caught.value.code) == (400, "reserved_field")
+    with pytest.raises(ApiError, match="must not hold kv_cache_report_mode"):
+        asked(CHAT, vllm_xargs={"kv_cache_report_mode": "full"})
     assert b"vllm_xargs" in asked(CHAT, vllm_xargs={"mine": 1}).document.body
 
 
