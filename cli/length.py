@@ -45,7 +45,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="W
 
 FeaturesFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="npz that predictors.length.deep_features writes, for the row deep."),
+    typer.Option(metavar="FILE", help="npz that predictors.length.deep.features writes, for the row deep."),
 ]
 _MAP_FOLDS: Final = 5
 """Of prompts held out, between which each model's own map is fitted."""

@@ -147,7 +147,7 @@ def embedded(source: str, data: LengthData, least: int) -> Table:
 
 def read_features(path: Path) -> dict[str, NDArray[np.float32]]:
     """Features of prompts by :func:`predictors.length.data.content_hash`, from the file that
-    ``predictors.length.deep_features`` writes: ``group`` (n,), the hashes, and ``features`` (n, d). Exit code 2 where
+    ``predictors.length.deep.features`` writes: ``group`` (n,), the hashes, and ``features`` (n, d). Exit code 2 where
     it is not that."""
     import numpy as np
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from predictors.artifact import Manifest
     from predictors.length.data import LengthData
-    from predictors.length.remaining_data import Answers
-    from predictors.length.remaining_evaluation import Judged, Sayings
-    from predictors.length.remaining_model import RemainingLength
-    from predictors.length.remaining_train import Looks, Priors
+    from predictors.length.remaining.data import Answers
+    from predictors.length.remaining.evaluation import Judged, Sayings
+    from predictors.length.remaining.model import RemainingLength
+    from predictors.length.remaining.train import Looks, Priors
 
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of public data; or HEADWAY_DATA.")]
 Folds = Annotated[int, typer.Option(min=2, help="By prompt: the same content never straddles two folds.")]
@@ -61,7 +61,7 @@ class _Study:
 
     def priors(self, groups: set[str]) -> Priors:
         """By a ranker that was fitted on these groups, and on the prompts that have no answer here."""
-        from predictors.length.remaining_train import prompt_priors
+        from predictors.length.remaining.train import prompt_priors
 
         here, asked = set(self.answers.groups), frozenset(groups)
         if asked not in self.found:
@@ -83,8 +83,8 @@ def train(
     """Fit what says how many tokens of a running answer are left, judge it, and write it as an artifact."""
     from predictors.artifact import ArtifactError
     from predictors.length.data import content_hash
-    from predictors.length.remaining_evaluation import Knowledge, expected_of, out_of_fold
-    from predictors.length.remaining_train import RemainingLearner, RemainingSettings
+    from predictors.length.remaining.evaluation import Knowledge, expected_of, out_of_fold
+    from predictors.length.remaining.train import RemainingLearner, RemainingSettings
     from predictors.length.train import grouped_folds
 
     settings = RemainingSettings(seed=seed)
@@ -131,8 +131,8 @@ def evaluate(
     json_path: JsonFile = None,
 ) -> None:
     """Tau-b, error and calibration of what is said to be left of running answers, beside what knows less."""
-    from predictors.length.remaining_evaluation import Knowledge, out_of_fold, priors_of_others
-    from predictors.length.remaining_train import RemainingSettings
+    from predictors.length.remaining.evaluation import Knowledge, out_of_fold, priors_of_others
+    from predictors.length.remaining.train import RemainingSettings
     from predictors.length.train import grouped_folds
 
     settings = RemainingSettings(seed=seed)
@@ -159,8 +159,8 @@ def evaluate(
 def _study(data: Path | None, every: int) -> _Study:
     from predictors.embedding import Embedder
     from predictors.length.data import read_arena
-    from predictors.length.remaining_data import ARENA_ANSWERS, read_answers
-    from predictors.length.remaining_train import look_at
+    from predictors.length.remaining.data import ARENA_ANSWERS, read_answers
+    from predictors.length.remaining.train import look_at
 
     folder = data_dir(data, ARENA_ANSWERS)
     answers, lengths = read_answers(folder), read_arena(folder)
@@ -170,7 +170,7 @@ def _study(data: Path | None, every: int) -> _Study:
 
 def _without(study: _Study, kept: set[str], every: int) -> _Study:
     """The study as if the prompts ``kept`` were not there."""
-    from predictors.length.remaining_train import look_at
+    from predictors.length.remaining.train import look_at
 
     answers = study.answers.take(~_mask(study.answers, kept))
     stays = _mask(study.lengths, kept)
@@ -185,8 +185,8 @@ def _mask(table: Answers | LengthData, groups: set[str]) -> NDArray[Any]:
 
 def _judge_as_is(report: Report, model: RemainingLength, study: _Study, kept: set[str], resamples: int) -> None:
     """The artifact itself on answers to prompts that nothing was trained on, nor scaled by."""
-    from predictors.length.remaining_evaluation import Knowledge, expected_of, sayings
-    from predictors.length.remaining_train import look_at
+    from predictors.length.remaining.evaluation import Knowledge, expected_of, sayings
+    from predictors.length.remaining.train import look_at
 
     away = _mask(study.answers, kept)
     if not away.any():
@@ -203,7 +203,7 @@ def _judge_as_is(report: Report, model: RemainingLength, study: _Study, kept: se
 def _rows(
     report: Report, said: Mapping[str, Sayings], study: _Study, labels: Mapping[str, str], resamples: int
 ) -> None:
-    from predictors.length.remaining_evaluation import judge
+    from predictors.length.remaining.evaluation import judge
 
     for predictor, part in said.items():
         for tokens in _AT:
@@ -243,7 +243,7 @@ def _write(models: Path, name: str, learner: Any, answers: Answers, report: Repo
     from predictors.artifact import next_version
     from predictors.length.card import Facts
     from predictors.length.model import KIND
-    from predictors.length.remaining_card import write_remaining
+    from predictors.length.remaining.card import write_remaining
     from predictors.types import Interval
 
     metrics: dict[str, Interval | None] = {}
@@ -277,7 +277,7 @@ def _shipped(artifact: Path | None) -> tuple[RemainingLength, Manifest] | None:
     from controller.errors import StoreError, UnknownArtifact
     from controller.store import ArtifactStore, home_in, shipped_models
     from predictors.artifact import ArtifactError, load_manifest
-    from predictors.length.remaining_model import RemainingLength
+    from predictors.length.remaining.model import RemainingLength
 
     try:
         path = artifact or ArtifactStore(shipped_models(), home_in(os.environ)).resolve(f"length/{_NAME}")

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
         "Fit the learned parts.",
         {
             "length": Entry("cli.length:train", "The output-length ranker."),
+            "remaining": Entry("cli.length_remaining:train", "How many tokens of a running answer are left."),
             "router": Entry("cli.routing:train", "The quality predictor behind the model router."),
             "best-effort": Entry("cli.best_effort:train", "The best-effort quality policy (Double DQN)."),
             "ladder": Entry("cli.ladder:train", "The ladder of small models that answer the task suite."),
@@ -52,6 +53,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
         "Judge the learned parts on held-out data, beside their baselines.",
         {
             "length": Entry("cli.length:evaluate", "Kendall's tau of the length rankers."),
+            "remaining": Entry("cli.length_remaining:evaluate", "What is left of running answers: tau-b and error."),
             "routing": Entry("cli.routing:evaluate", "Quality, cost and AIQ of the model routers."),
             "best-effort": Entry("cli.best_effort:evaluate", "Best-effort policies under load, in simulation."),
             "ladder": Entry("cli.ladder_eval:evaluate", "The ladder of models on real vLLM: quality, lengths, speed."),
@@ -64,6 +66,7 @@ COMMANDS: Mapping[str, Entry | Group] = {
             "gateway": Entry("cli.bench.gateway:gateway", "What the gateway costs, beside other gateways."),
             "decision": Entry("cli.bench.decision:decision", "What deciding about one request costs, part by part."),
             "simulator": Entry("cli.bench.simulator:simulator", "Requests simulated a second, case by case."),
+            "queue": Entry("cli.bench.queue:queue", "Pushes and pops a second with a long queue, for every order."),
         },
     ),
     "data": Group(

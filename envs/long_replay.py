@@ -1,7 +1,8 @@
 """Long replays of a trace under a simple policy, compiled: a million requests a second instead of tens of thousands.
 
 What is decided, and when, is what :class:`envs.fleet.SimFleet` would see the control plane decide with the stages
-``fcfs`` and one of :data:`PLACES`; see :mod:`envs.engines.kernel.replay` for what is left out.
+``fcfs`` and one of :data:`PLACES`, ``prefix`` without homes; see :mod:`envs.engines.kernel.replay` for what is left
+out.
 """
 
 from __future__ import annotations

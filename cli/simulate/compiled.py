@@ -55,6 +55,8 @@ class CompiledRunner:
                 raise ValueError(f"--policy {policy.name}: --engine compiled has {stage}={name} alone, without options")
         if policy.chosen("place") not in PLACES:
             raise ValueError(f"--policy {policy.name}: --engine compiled has place={', place='.join(PLACES)}")
+        if policy.chosen("place") == "prefix" and _prefix_options(policy).homes:
+            raise ValueError(f"--policy {policy.name}: --engine compiled has prefix only with place.homes=false")
         if policy.scheduling != "fcfs":
             raise ValueError(f"--policy {policy.name}: --engine compiled has scheduling=fcfs alone")
         if len(self._machines.pools) > 1:

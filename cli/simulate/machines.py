@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ class Machines:
 
     pools: tuple[PoolSpec, ...]
     workers: tuple[Machine, ...]
+    artifacts: ArtifactResolver | None = field(default=None, compare=False, repr=False)
+    """Where stages find what they need."""
 
     @property
     def longest_context(self) -> int:
@@ -69,7 +71,7 @@ def parse_machines(texts: Sequence[str], workers: int, artifacts: ArtifactResolv
         if profiles.setdefault(profile.name, profile) != profile:
             raise ValueError(f"--profile {text}: another profile is called {profile.name!r} already")
         counted[profile.name] = counted.get(profile.name, 0) + count
-    return _machines([(profile, counted[name]) for name, profile in profiles.items()])
+    return replace(_machines([(profile, counted[name]) for name, profile in profiles.items()]), artifacts=artifacts)
 
 
 def load_profile(ref: str, artifacts: ArtifactResolver) -> Profile:

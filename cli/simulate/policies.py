@@ -99,7 +99,7 @@ def build_stages(policy: Policy, machines: Machines, settings: ControlSettings) 
     from controller.stages import build
 
     try:
-        return build(policy.stages, Resources(machines.pools, settings))
+        return build(policy.stages, Resources(machines.pools, settings, artifacts=machines.artifacts))
     except HeadwayError as error:
         raise ValueError(f"--policy {policy.name}: {error}") from error
 

@@ -119,7 +119,7 @@ class FullRunner:
         fleet, engines = self._fleet(workload, policy)
         outcome = _Columns(len(workload))
         sampler = Sampler(workload.span_s)
-        requests = _Requests(self._machines, workload, self._ranks)
+        requests = _Requests(self._machines, workload, self._ranks, truth=policy.chosen("order") == "oracle")
         started = time.perf_counter()
         told = 0
         for request in requests.all():
@@ -150,13 +150,15 @@ class FullRunner:
         from envs.engines.sequence import SchedulingPolicy
         from envs.engines.sim import SimEngine
         from envs.fleet import SimFleet
+        from envs.moving import MovingFleet
 
         machines, limits = self._machines, self._limits
         settings = control_settings(machines, limits, policy)
         stages = build_stages(policy, machines, settings)
         aliases = {ALIAS: tuple(pool.name for pool in machines.pools)}
         control = ControlPlane(machines.pools, stages, aliases=aliases, settings=settings, seed=self._seed)
-        fleet, engines = SimFleet(control), []
+        fleet = SimFleet(control) if policy.chosen("rebalance") == "none" else MovingFleet(control)
+        engines = []
         block = workload.prefix_block if self._prefix_caching else None
         scheduling = SchedulingPolicy(policy.scheduling)
         for spec, machine in zip(worker_specs(machines, limits, policy), machines.workers, strict=True):
@@ -189,7 +191,14 @@ def worker_specs(machines: Machines, limits: Limits, policy: Policy) -> list[Wor
 
     inflight, by_priority = policy.max_inflight or limits.max_inflight, policy.scheduling == "priority"
     return [
-        WorkerSpec(worker.name, worker.pool, f"sim://{worker.name}", inflight, by_priority)
+        WorkerSpec(
+            worker.name,
+            worker.pool,
+            f"sim://{worker.name}",
+            inflight,
+            by_priority,
+            worker.profile.kv_blocks * worker.profile.block_size,
+        )
         for worker in machines.workers
     ]
 
@@ -197,8 +206,8 @@ def worker_specs(machines: Machines, limits: Limits, policy: Policy) -> list[Wor
 class _Requests:
     """Makes one request at a time out of the workload's columns."""
 
-    def __init__(self, machines: Machines, workload: Workload, ranks: Ranks | None) -> None:
-        self._workload = workload
+    def __init__(self, machines: Machines, workload: Workload, ranks: Ranks | None, *, truth: bool = False) -> None:
+        self._workload, self._truth = workload, truth
         self._contexts = [(pool.name, pool.context_length) for pool in machines.pools]
         self._prompts, self._outputs = workload.prompt_tokens.tolist(), workload.output_tokens.tolist()
         self._limits, self._deadlines = workload.max_tokens.tolist(), workload.deadline_s.tolist()
@@ -226,7 +235,8 @@ class _Requests:
                 deadline=None if deadline == math.inf else at + deadline,
             )
             lengths = {pool: max(1, min(output, context - prompt)) for pool, context in self._contexts}
-            scores = None if ranks is None else Scores(length_rank=ranks[index])
+            rank, tokens = None if ranks is None else ranks[index], float(output) if self._truth else None
+            scores = None if rank is None and tokens is None else Scores(rank, tokens)
             yield FleetRequest(at, ticket, prompt, lengths, scores, index, prefix=prefix)
 
 

@@ -138,7 +138,7 @@ RANKERS: Final[Mapping[str, Callable[[], LengthEstimator]]] = MappingProxyType(
 """Estimators by the name of their row in ``headway eval length``."""
 
 FEATURE_RANKERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
-    {"deep": ("predictors.length.deep", "DeepRanker")}
+    {"deep": ("predictors.length.deep.ranker", "DeepRanker")}
 )
 """Estimators, by module and name, that read features computed beforehand in place of WordLlama's embedding."""
 

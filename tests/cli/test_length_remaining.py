@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from cli import length_remaining
 from cli.length_remaining import evaluate, train
 from predictors.artifact import load_manifest
-from predictors.length import remaining_train
-from predictors.length.remaining_model import RemainingLength
+from predictors.length.remaining import train as remaining_train
+from predictors.length.remaining.model import RemainingLength
 from predictors.length.train import FastRanker
 from tests.predictors.length import samples
-from tests.predictors.length.remaining_samples import SMALL, answers
+from tests.predictors.length.remaining.samples import SMALL, answers
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from envs.workloads import Arrival, Lengths
 from tests.envs.engines.profiles import profile
 
 CLOCK = FleetClock(report_interval=0.2)
-PREFIX = {"capacity_blocks": 20, "gate_slack": 20.0}
+PREFIX = {"homes": False, "capacity_blocks": 20, "gate_slack": 20.0}
 
 
 def workers(limits: list[int], slow: float = 1.0, blocks: int = 128) -> list[tuple[WorkerSpec, SimEngine]]:

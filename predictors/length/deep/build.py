@@ -1,7 +1,7 @@
 """Building ``deep``'s encoder on this machine, from a GGUF file of SmolLM2-135M-Instruct and, where there is one, what
 fine-tuning changed.
 
-    python -m predictors.length.deep_build --gguf FILE --out FOLDER [--exit 16] [--changes FILE]
+    python -m predictors.length.deep.build --gguf FILE --out FOLDER [--exit 16] [--changes FILE]
 
 The encoder is too large to ship; the changes (low-rank, a few MB) and the head are not. Needs the package onnx.
 """
@@ -18,10 +18,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.length.deep_encoder import ABOUT, GRAPH, TOKENIZER
-from predictors.length.deep_gguf import Floats, read_gguf
-from predictors.length.deep_text import AFTER, BEFORE, ENDS, tokenizer_of
-from predictors.length.deep_weights import layers_of
+from predictors.length.deep.encoder import ABOUT, GRAPH, TOKENIZER
+from predictors.length.deep.gguf import Floats, read_gguf
+from predictors.length.deep.text import AFTER, BEFORE, ENDS, tokenizer_of
+from predictors.length.deep.weights import layers_of
 
 EXIT: Final = 16
 _OPSET: Final = 17

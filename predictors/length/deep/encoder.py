@@ -1,6 +1,6 @@
 """The first layers of a small language model, reading prompts: ONNX, int8, on the CPU.
 
-A folder that :mod:`predictors.length.deep_build` wrote holds ``encoder.onnx``, ``tokenizer.json`` and ``encoder.json``.
+A folder that :mod:`predictors.length.deep.build` wrote holds ``encoder.onnx``, ``tokenizer.json`` and ``encoder.json``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from predictors.length.deep_text import Ids, Reader
+from predictors.length.deep.text import Ids, Reader
 
 GRAPH: Final = "encoder.onnx"
 TOKENIZER: Final = "tokenizer.json"
@@ -58,7 +58,9 @@ class Encoder:
         except EncoderError:
             raise
         except Exception as error:  # tokenizers and onnxruntime raise plain exceptions of their own
-            raise EncoderError(f"no encoder can be loaded from {folder}: {error}; write one with deep_build") from error
+            raise EncoderError(
+                f"no encoder can be loaded from {folder}: {error}; write one with predictors.length.deep.build"
+            ) from error
         return cls(session, reader, digest)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Features of many prompts, read once and kept: ``group`` (n,), the prompts' content hashes, and ``features`` (n, d).
 
-python -m predictors.length.deep_features --data DIR --encoder FOLDER --out FILE
+python -m predictors.length.deep.features --data DIR --encoder FOLDER --out FILE
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.length.data import LengthDataError, content_hash, read_arena
-from predictors.length.deep_encoder import Encoder
+from predictors.length.deep.encoder import Encoder
 
 _AT_ONCE = 64
 

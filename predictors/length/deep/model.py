@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from predictors.artifact import ArtifactSchema
 from predictors.length.calibration import Calibration
-from predictors.length.deep_head import Head
+from predictors.length.deep.head import Head
 from predictors.length.model import LengthScores
 from predictors.types import Prompt
 
@@ -61,7 +61,7 @@ class DeepLength:
         return {HEAD_FILE: buffer.getvalue(), TABLES_FILE: json.dumps(tables).encode()}
 
     def predict(self, prompts: Sequence[Prompt], features: NDArray[np.floating]) -> LengthScores:
-        """Score prompts by their features (n, d), as :meth:`~predictors.length.deep_encoder.Encoder.embed` has them.
+        """Score prompts by their features (n, d), as :meth:`~predictors.length.deep.encoder.Encoder.embed` has them.
 
         Prompts whose features are not all finite are out of distribution; so is an empty text.
 

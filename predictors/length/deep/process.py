@@ -18,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from predictors.artifact import ArtifactSchema
-from predictors.length.deep_encoder import Encoder
-from predictors.length.deep_model import HEAD_FILE, TABLES_FILE, DeepLength
+from predictors.length.deep.encoder import Encoder
+from predictors.length.deep.model import HEAD_FILE, TABLES_FILE, DeepLength
 from predictors.length.model import LengthScores
 from predictors.types import Prompt
 

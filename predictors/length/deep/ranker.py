@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.length.data import LengthData, LengthDataError
-from predictors.length.deep_head import Head, fit_head
-from predictors.length.deep_model import DeepLength
+from predictors.length.deep.head import Head, fit_head
+from predictors.length.deep.model import DeepLength
 from predictors.length.model import LengthScores
 from predictors.length.target import consensus, typical_answers
 from predictors.length.train import calibrate, grouped_folds, splits

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.length.deep_gguf import Floats, Gguf, GgufError
+from predictors.length.deep.gguf import Floats, Gguf, GgufError
 
 HEADS, KEYS, WIDTH = 9, 3, 64
 """Query heads, key and value heads, and their size, in SmolLM2-135M."""

@@ -11,8 +11,8 @@ from predictors import artifact
 from predictors.artifact import Manifest
 from predictors.length.card import Facts
 from predictors.length.model import KIND
-from predictors.length.remaining_model import SCHEMA
-from predictors.length.remaining_train import RemainingLearner, RemainingSettings
+from predictors.length.remaining.model import SCHEMA
+from predictors.length.remaining.train import RemainingLearner, RemainingSettings
 from predictors.types import Interval
 
 __all__ = ["remaining_card", "write_remaining"]

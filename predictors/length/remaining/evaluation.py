@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
 from predictors.intervals import bootstrap
-from predictors.length.remaining_data import Answers
-from predictors.length.remaining_filter import expectation, pooled, quantile, shifted
-from predictors.length.remaining_model import RemainingLength
-from predictors.length.remaining_train import Looks, Priors, RemainingLearner, RemainingSettings, columns_of
+from predictors.length.remaining.data import Answers
+from predictors.length.remaining.filter import expectation, pooled, quantile, shifted
+from predictors.length.remaining.model import RemainingLength
+from predictors.length.remaining.train import Looks, Priors, RemainingLearner, RemainingSettings, columns_of
 from predictors.types import Interval
 
 __all__ = [

@@ -1,7 +1,7 @@
 """``remaining``: how many tokens of a running answer are left, by its visible text, every few dozen tokens.
 
-Trees read :data:`~predictors.length.remaining_reader.FEATURES` and what was expected of the prompt; a table says how
-long answers with such a score went on; the countdown (:mod:`predictors.length.remaining_filter`) joins that with what
+Trees read :data:`~predictors.length.remaining.reader.FEATURES` and what was expected of the prompt; a table says how
+long answers with such a score went on; the countdown (:mod:`predictors.length.remaining.filter`) joins that with what
 was believed before. Loading reads LightGBM's text format and npz; nothing is pickled.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from predictors.artifact import Artifact, ArtifactSchema, load
 from predictors.length.model import KIND
-from predictors.length.remaining_filter import BINS, LIMIT, capped, expectation, lasting, pooled, quantile, shifted
-from predictors.length.remaining_reader import FEATURES, StreamReader
+from predictors.length.remaining.filter import BINS, LIMIT, capped, expectation, lasting, pooled, quantile, shifted
+from predictors.length.remaining.reader import FEATURES, StreamReader
 from predictors.length.trees import parse, walk
 
 __all__ = ["EVERY", "SCHEMA", "Outlook", "Remaining", "RemainingLength", "Track"]

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.length.remaining_lines import Kind, Line, is_fence, kind_of, read_line
+from predictors.length.remaining.lines import Kind, Line, is_fence, kind_of, read_line
 
 __all__ = ["FEATURES", "StreamReader"]
 

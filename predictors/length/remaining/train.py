@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.length.data import LengthData, LengthDataError
-from predictors.length.remaining_data import Answers, offsets
-from predictors.length.remaining_filter import BINS, bin_of
-from predictors.length.remaining_model import SCHEMA, Outlook, RemainingLength
-from predictors.length.remaining_reader import FEATURES, StreamReader
+from predictors.length.remaining.data import Answers, offsets
+from predictors.length.remaining.filter import BINS, bin_of
+from predictors.length.remaining.model import SCHEMA, Outlook, RemainingLength
+from predictors.length.remaining.reader import FEATURES, StreamReader
 from predictors.length.train import FastRanker, grouped_folds, splits
 
 __all__ = ["Looks", "Priors", "RemainingLearner", "RemainingSettings", "columns_of", "look_at", "prompt_priors"]

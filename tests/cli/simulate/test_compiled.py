@@ -46,7 +46,7 @@ def _talks(folder: Path) -> Workload:
     return Workload.of(conversations(Poisson(3.0), style, 1, count=200))
 
 
-POLICIES = ("round_robin", "least_load", "prefix,place.min_match=0.3,max_inflight=3")
+POLICIES = ("round_robin", "least_load", "prefix,place.homes=false,place.min_match=0.3,max_inflight=3")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -83,7 +83,7 @@ def test_the_hit_rate_of_two_turns_by_hand(runner: type[FullRunner | CompiledRun
     # The first turn computes 63 of its 64 tokens, the last of which nothing follows: three full blocks of 16.
     turns = [Lengths(32, 32, (1, 2, 3, 4), 16), Lengths(80, 5, (1, 2, 3, 4, 5), 16)]
     workload = Workload.of(Arrival(10.0 * turn, lengths=lengths) for turn, lengths in enumerate(turns))
-    found = runner(_machines(tmp_path, 1)).run(workload, parse_policy("prefix"), lambda arrived: None)
+    found = runner(_machines(tmp_path, 1)).run(workload, parse_policy("prefix,place.homes=false"), lambda arrived: None)
     assert found.prefix_hit_rate == pytest.approx(48 / (32 + 80))
 
 

@@ -13,15 +13,15 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from predictors.artifact import ArtifactSchema
 from predictors.length.data import LengthData, LengthDataError, content_hash
-from predictors.length.deep import DeepRanker, calibrated_head
-from predictors.length.deep_build import changed, in_blocks, write_encoder
-from predictors.length.deep_encoder import Encoder, EncoderError
-from predictors.length.deep_features import features_of
-from predictors.length.deep_gguf import GgufError, read_gguf
-from predictors.length.deep_head import fit_head, tuned_head
-from predictors.length.deep_model import HEAD_FILE, DeepLength
-from predictors.length.deep_process import BATCH, DeepProcess
-from predictors.length.deep_text import Reader
+from predictors.length.deep.build import changed, in_blocks, write_encoder
+from predictors.length.deep.encoder import Encoder, EncoderError
+from predictors.length.deep.features import features_of
+from predictors.length.deep.gguf import GgufError, read_gguf
+from predictors.length.deep.head import fit_head, tuned_head
+from predictors.length.deep.model import HEAD_FILE, DeepLength
+from predictors.length.deep.process import BATCH, DeepProcess
+from predictors.length.deep.ranker import DeepRanker, calibrated_head
+from predictors.length.deep.text import Reader
 from predictors.types import Prompt
 from tests.predictors.length import samples
 
@@ -91,7 +91,7 @@ def head(encoder: Encoder, small: LengthData, features: Any, tmp_path_factory: p
 def test_the_graph_is_the_network_that_is_tuned(encoder: Encoder) -> None:
     """Against torch, on the same weights: what is left is the error of eight bits."""
     torch = pytest.importorskip("torch")
-    from predictors.length.deep_tuning import states_below
+    from predictors.length.deep.tuning import states_below
 
     texts = ["Say something about trains.", "?", "a longer one " * 9]
     ids = Reader(_tokenizer()).read(texts)

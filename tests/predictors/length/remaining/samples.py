@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.artifact import DataSource
-from predictors.length.remaining_data import Answers
-from predictors.length.remaining_train import RemainingLearner, RemainingSettings
+from predictors.length.remaining.data import Answers
+from predictors.length.remaining.train import RemainingLearner, RemainingSettings
 from predictors.types import Prompt
 
 SMALL = RemainingSettings(trees=60, inner_folds=3, least_in_leaf=10)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from predictors.length.remaining_filter import (
+from predictors.length.remaining.filter import (
     BINS,
     EDGES,
     LIMIT,

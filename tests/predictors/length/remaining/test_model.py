@@ -9,10 +9,10 @@ import pytest
 
 from predictors.artifact import ArtifactSchema, load
 from predictors.length.card import Facts
-from predictors.length.remaining_card import write_remaining
-from predictors.length.remaining_filter import LIMIT
-from predictors.length.remaining_model import SCHEMA, TABLES_FILE, TREES_FILE, RemainingLength
-from tests.predictors.length import remaining_samples as samples
+from predictors.length.remaining.card import write_remaining
+from predictors.length.remaining.filter import LIMIT
+from predictors.length.remaining.model import SCHEMA, TABLES_FILE, TREES_FILE, RemainingLength
+from tests.predictors.length.remaining import samples as samples
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictors.length.remaining_lines import Kind, announced, is_fence, kind_of
-from predictors.length.remaining_reader import FEATURES, PART, StreamReader
-from tests.predictors.length.remaining_samples import ODD
+from predictors.length.remaining.lines import Kind, announced, is_fence, kind_of
+from predictors.length.remaining.reader import FEATURES, PART, StreamReader
+from tests.predictors.length.remaining.samples import ODD
 
 PIECES = st.lists(
     st.sampled_from(

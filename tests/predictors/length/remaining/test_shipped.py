@@ -9,7 +9,7 @@ import pytest
 
 from controller.store import ArtifactStore, shipped_models
 from predictors.artifact import verify
-from predictors.length.remaining_model import SCHEMA, RemainingLength, Track
+from predictors.length.remaining.model import SCHEMA, RemainingLength, Track
 
 FOLDER = ArtifactStore(shipped_models(), None).resolve("length/remaining")
 LIST = (

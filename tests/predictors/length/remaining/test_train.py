@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from predictors.length.data import LengthDataError
-from predictors.length.remaining_data import offsets, read_answers
-from predictors.length.remaining_evaluation import VARIANTS, Knowledge, expected_of, judge, out_of_fold
-from predictors.length.remaining_train import Priors, RemainingLearner, look_at
+from predictors.length.remaining.data import offsets, read_answers
+from predictors.length.remaining.evaluation import VARIANTS, Knowledge, expected_of, judge, out_of_fold
+from predictors.length.remaining.train import Priors, RemainingLearner, look_at
 from predictors.length.train import grouped_folds
-from tests.predictors.length import remaining_samples as samples
+from tests.predictors.length.remaining import samples as samples
 
 
 @given(st.text(max_size=300), st.integers(1, 200))

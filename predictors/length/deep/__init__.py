@@ -1,0 +1,1 @@
+"""``deep``: the length ranker on the hidden states of a small language model. Optional, and off by default."""
