@@ -96,8 +96,8 @@ TRIED: dict[str, dict[str, Any]] = {
 def prepare(data_dir: Path, gguf: Path, out: Path) -> None:
     """Write ``prompts.npz`` and ``weights.npz``: only the embeddings of tokens that occur, everything as stored."""
     from predictors.length.data import read_arena
-    from predictors.length.deep_gguf import read_gguf
-    from predictors.length.deep_text import Reader, tokenizer_of
+    from predictors.length.deep.gguf import read_gguf
+    from predictors.length.deep.text import Reader, tokenizer_of
     from predictors.length.evaluation import held_out_mask
     from predictors.length.train import grouped_folds
 
@@ -151,8 +151,8 @@ class Bench:
     def __init__(self, folder: Path, device: str, quick: int) -> None:
         import torch
 
-        from predictors.length.deep_gguf import Gguf, Stored
-        from predictors.length.deep_weights import layers_of
+        from predictors.length.deep.gguf import Gguf, Stored
+        from predictors.length.deep.weights import layers_of
 
         self.device = torch.device(device)
         with np.load(folder / "prompts.npz") as stored:
@@ -182,7 +182,7 @@ class Bench:
 
     def states(self, template: str, layers: int) -> Any:
         """States after the first layers, in half precision."""
-        from predictors.length.deep_tuning import states_below
+        from predictors.length.deep.tuning import states_below
 
         key = (template, layers)
         if key not in self.below:
@@ -203,7 +203,7 @@ class Bench:
         """What the given rows alone say of the models' ranks and of the consensus; NaN and 0 elsewhere."""
         import torch
 
-        from predictors.length.deep_tuning import Targets
+        from predictors.length.deep.tuning import Targets
 
         tokens = self.prompts["tokens"]
         ranks = np.full(tokens.shape, np.nan)
@@ -220,8 +220,8 @@ class Bench:
 
     def run(self, settings: Any, train: Any, test: Any, seed: int, keep: bool = False) -> dict[str, Any]:
         """Scores (epochs, len(test)) of the consensus output, and of the mean of all outputs that have data."""
-        from predictors.length.deep_head import fit_head
-        from predictors.length.deep_tuning import score, tune
+        from predictors.length.deep.head import fit_head
+        from predictors.length.deep.tuning import score, tune
 
         began = time.monotonic()
         targets = self.targets(train)
@@ -325,7 +325,7 @@ class Pool:
 
 def frozen_features(bench: Bench, out: Path, only: list[str]) -> None:
     """Write last-token states of some layers for each template, in half precision."""
-    from predictors.length.deep_tuning import states_below
+    from predictors.length.deep.tuning import states_below
 
     for template in ("system", "thorough", "estimate", "kinds") if only else TEMPLATES:
         ids = bench.ids(template)
@@ -348,7 +348,7 @@ def tune_all(
 ) -> None:
     """Score the outer folds and train what ships, with settings chosen on the inner ones, or with those named if they
     are ``fixed``; writes as it goes."""
-    from predictors.length.deep_tuning import TuneSettings
+    from predictors.length.deep.tuning import TuneSettings
 
     began = time.monotonic()
     pool = Pool(folder, device, workers, quick)
