@@ -99,11 +99,13 @@ class Dispatcher:
         standing = fairness.standing(pool.name)
         group = fairness.pick(pool.name, _cached(firsts, worker))
         if group is None:  # whose turn it is waits for another worker
-            firsts = waiting.firsts(pool, homes)
-            group = fairness.pick(pool.name, _cached(firsts, worker))
-        if group is None:
+            group = fairness.pick(pool.name)
+            first = None if group is None else waiting.first_of(pool, group)
+        else:
+            first = firsts[group]
+        if group is None or first is None:
             raise ControlError(f"fairness {fairness.name} picks nobody of all that wait for {pool.name!r}")
-        where = firsts[group][0]
+        where = first[0]
         state = waiting.take(pool, group, now, where)
         apart = state.bound is not None or state.avoid
         return self._send(state, pool, free if apart or where == ANYWHERE else [worker], held, now, standing)
@@ -129,6 +131,7 @@ class Dispatcher:
                 held.append(state)
                 return None
             self.kv.sent()
+            state.short_since, state.passed = None, 0
         if state.recorded:
             if standing:
                 state.choices.append(Choice("fairness", fairness.name, group, standing))

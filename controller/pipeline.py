@@ -123,7 +123,10 @@ class ControlPlane:
 
     def remove_worker(self, name: WorkerName, now: float) -> None:
         """A worker leaves and gets nothing new; what runs there may still finish or fail."""
+        pool = self._fleet.worker(name).pool
         self._fleet.remove(name, now)
+        if self._waiting.homing:
+            self._waiting.homes(pool)  # what waits for it waits for any
         self.stages.place.forget(name)
         self._rehome(now)
 
@@ -367,9 +370,13 @@ class ControlPlane:
                         self._choose_again(state, now)
 
     def _choose_again(self, state: TicketState, now: float) -> None:
+        before = pool_of(state)
         self._waiting.discard(state, now)
         pool = self._tiering.choose(state, "no_scores", self.view(now), now)
         self._waiting.enqueue(state, pool, now, keep_key=True)
+        if state.prepaid and pool is not before:  # what was charged in advance goes with it
+            self.stages.fairness.decoded(before.name, state.group, -state.prepaid)
+            self.stages.fairness.decoded(pool.name, state.group, state.prepaid)
 
     # Ending
 

@@ -205,7 +205,7 @@ class FairnessStage(Protocol):
 
         ``among`` are the groups that wait for the worker that has room, each with the share of its first request's
         prompt that the worker has cached. ``None`` says that others must go first, which wait for other workers; then
-        the question is asked again with all that wait, and is answered.
+        the question is asked again without ``among``, and is answered.
         """
         ...
 
@@ -307,6 +307,10 @@ class Homing(Protocol):
 
     def home(self, context: HomeContext) -> WorkerName | None:
         """``None`` for any."""
+        ...
+
+    def unhomed(self, ticket: TicketId) -> None:
+        """A ticket that was given a home waits no longer, and was not sent anywhere."""
         ...
 
     def cached(self, ticket: Ticket, worker: WorkerName) -> float:

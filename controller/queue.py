@@ -213,6 +213,18 @@ class PoolQueue(Generic[Item]):
         item = heap.pop()
         return item, self._emptied(group, heap)
 
+    def __bool__(self) -> bool:
+        return self._only is not None or bool(self._groups)
+
+    def first_of(self, group: str) -> tuple[Item, float, int] | None:
+        """A group's first item with its key and tie; ``None`` if it waits for nothing."""
+        only = self._only
+        if only is not None:
+            return only[1:] if only[0] == group else None
+        heap = self._groups.get(group)
+        head = None if heap is None else heap.head()
+        return None if head is None else (head[3], head[0], head[1])
+
     def firsts(self) -> list[tuple[str, Item, float, int]]:
         """Each group's first item with its key and tie; O(groups)."""
         if self._only is not None:

@@ -72,8 +72,8 @@ class Running:
             _learn(state, worker.pool, usage)
         if worker.errors:
             self._fleet.succeeded(worker, now)
-        self._left(state, worker, _outcome(state, usage, now))
         self._fleet.end(worker, state.ticket.id, state.work, now)
+        self._left(state, worker, _outcome(state, usage, now))
         state.work = 0
 
     def close(self, state: TicketState, usage: Usage | None) -> None:
@@ -91,8 +91,8 @@ class Running:
 
     def leave(self, state: TicketState, now: float) -> None:
         """The ticket is no longer with its worker."""
-        self._left(state, worker_of(state), None)
         self._fleet.end(worker_of(state), state.ticket.id, state.work, now)
+        self._left(state, worker_of(state), None)
         state.work = 0
 
     def _left(self, state: TicketState, worker: WorkerState, outcome: Outcome | None) -> None:

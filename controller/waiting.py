@@ -121,6 +121,8 @@ class WaitingRoom:
         pool = pool_of(state)
         if self._drop(state, pool):
             self._fairness.emptied(pool.name, state.group)
+        if self._homing is not None and state.home:
+            self._homing.unhomed(state.ticket.id)
         pool.wait(-1, -state.work, now)
         self._exit(state)
 
@@ -133,6 +135,10 @@ class WaitingRoom:
         """For each group that waits at one of these homes: which one its first ticket is at, and that ticket."""
         return self._homes[pool.name].firsts(homes)
 
+    def first_of(self, pool: PoolState, group: str) -> tuple[str, TicketState] | None:
+        """Where a group's first ticket of all homes is, and that ticket."""
+        return self._homes[pool.name].first_of(group)
+
     def homes(self, pool: PoolState) -> KeysView[str]:
         """Where tickets of this pool wait. Those whose worker no longer serves wait for any from now on."""
         queues = self._homes.get(pool.name)
@@ -140,7 +146,7 @@ class WaitingRoom:
             queues = self._homes[pool.name] = HomeQueues()
         for home in tuple(queues.homes()):
             worker = pool.workers.get(home)
-            if home and (worker is None or not worker.serves):
+            if home and (worker is None or not worker.serves or worker.seats < 1):
                 for state in queues.of(home):
                     self._drop(state, pool)
                     state.home, state.cached = ANYWHERE, 0.0
@@ -167,7 +173,7 @@ class WaitingRoom:
         state.home, state.cached = ANYWHERE, 0.0
         if state.avoid or state.bound is not None or pool.has_room():
             return
-        workers = tuple([worker.snapshot() for worker in pool.workers.values() if worker.serves])
+        workers = tuple([worker.snapshot() for worker in pool.workers.values() if worker.serves and worker.seats > 0])
         if not workers:
             return
         context = HomeContext(state.ticket, workers, state.prompt_tokens, state.expected_output, now)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from controller.types import Dispatch
 from upstream.types import Header
 
-__all__ = ["from_worker", "request_id", "to_worker"]
+__all__ = ["from_worker", "request_id", "session", "to_worker"]
 
 _HOP_BY_HOP = frozenset(
     {
@@ -43,6 +43,19 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 def request_id(given: bytes | None, otherwise: str) -> bytes:
     """The client's own id where it is one line of at most 128 visible characters."""
     return given if given is not None and _REQUEST_ID.fullmatch(given) else otherwise.encode()
+
+
+def session(given: bytes | None) -> str | None:
+    """The conversation or program that the client says a request belongs to: at most 128 visible characters.
+
+    Raises ValueError for anything else.
+    """
+    if given is None:
+        return None
+    if not _REQUEST_ID.fullmatch(given):
+        shown = given[:40].decode("latin-1")
+        raise ValueError(f"X-Headway-Session must be 1 to 128 visible ASCII characters, not {shown!r}")
+    return given.decode("ascii")
 
 
 def to_worker(

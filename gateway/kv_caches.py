@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ class KvCaches:
     def __init__(self, configuration: Configuration, place: PlaceStage, watch: KvWatch | None = None) -> None:
         self._endpoints = endpoints_of(configuration)
         self._adapters = {pool.name: pool.adapters for pool in configuration.pools}
+        self._secret = secrets.token_hex(8)
         self._place = place if isinstance(place, UsesCacheMaps) else None
         self._watch = watch or KvWatch()
         self._specs: dict[WorkerName, WorkerSpec] = {}
@@ -64,7 +66,7 @@ class KvCaches:
     # Requests
 
     def sent(self, call: Call, dispatch: Dispatch, headers: Mapping[bytes, bytes]) -> bool:
-        """A request goes to a worker; true if the worker is to call it by its ticket's id (:data:`SESSION`).
+        """A request goes to a worker; true if the worker is to call it by its :meth:`name` (:data:`SESSION`).
 
         Only where the tokens that the worker tells of can be nothing but those of the text: one prompt, long enough to
         be known by its beginning, without images. ``headers`` are the client's; where it has given the request a
@@ -77,12 +79,16 @@ class KvCaches:
             return False
         adapter = dispatch.model if dispatch.model in self._adapters[dispatch.pool] else None
         cached = self._maps[dispatch.pool]
-        cached.sent(dispatch.worker, ticket.prefix, ticket.prompt_chars, session=ticket.id, adapter=adapter)
+        cached.sent(dispatch.worker, ticket.prefix, ticket.prompt_chars, session=self.name(ticket.id), adapter=adapter)
         return True
+
+    def name(self, ticket: TicketId) -> str:
+        """What a worker calls a request: nothing that a client could guess, or it could speak for another's."""
+        return f"{self._secret}-{ticket}"
 
     def counted(self, ticket: TicketId, pool: PoolName, prompt_tokens: int) -> None:
         """The worker has said of how many tokens the prompt was."""
-        self._maps[pool].counted(ticket, prompt_tokens)
+        self._maps[pool].counted(self.name(ticket), prompt_tokens)
 
     # What may be seen
 

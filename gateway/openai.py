@@ -63,6 +63,8 @@ class Wish(NamedTuple):
     """Of a tenant whose cache is kept apart."""
     max_depth: int = 100
     """Brackets inside each other at most."""
+    session: str | None = None
+    """What the request has in common with others of the client's."""
 
 
 class Call(NamedTuple):
@@ -113,6 +115,7 @@ def parse(endpoint: Endpoint, body: bytes, wish: Wish, content_type: bytes = b""
         priority=_priority(wish, 0 if plain else _wished(endpoint, fields)),
         body_bytes=len(body),
         answers=answers(endpoint, fields),
+        session=wish.session,
     )
     adds_usage = streams and endpoint.usage_option and not _usage_asked(fields)
     prompt = Prompt(reading.text, max_tokens, reading.turns)

@@ -34,7 +34,7 @@ from gateway.driver import GONE, Driver, Turn
 from gateway.endpoints import Endpoint, dialect_of, find, target
 from gateway.errors import ApiError, ClientLeft
 from gateway.exchange import Exchange
-from gateway.headers import from_worker, request_id, to_worker
+from gateway.headers import from_worker, request_id, session, to_worker
 from gateway.kv_caches import SESSION, KvCaches
 from gateway.metrics import Metrics, Series
 from gateway.openai import Call, Wish, body_for, parse
@@ -211,7 +211,17 @@ class _Request:
             caller.longest_answer,
             caller.cache_key,
             self._relay.settings.max_json_depth,
+            self._session(),
         )
+
+    def _session(self) -> str | None:
+        given = self._exchange.fields.get(b"x-headway-session")
+        if given is None:
+            return None
+        try:
+            return session(given)
+        except ValueError as error:
+            raise ApiError(400, "invalid_session", str(error), param="X-Headway-Session") from error
 
     def _deadline(self, now: float) -> float | None:
         given = self._exchange.fields.get(b"x-headway-deadline-ms")
@@ -294,7 +304,7 @@ class _Request:
         if relay.caches is not None:
             self._named = pending is None and relay.caches.sent(call, dispatch, self._exchange.fields)
             if self._named:
-                headers = [*headers, (SESSION, self._ticket.encode())]
+                headers = [*headers, (SESSION, relay.caches.name(self._ticket).encode())]
         class_ = "" if self._caller is None else self._caller.settings.class_
         series = self._series = relay.metrics.series(dispatch.pool, class_)
         series.overhead(self._spent + relay.driver.now() - began)

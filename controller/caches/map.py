@@ -145,7 +145,8 @@ class CacheMap:
         if cache is None:
             return
         del self._names[cache.number]
-        self._gone.append(cache)
+        if cache.blocks:
+            self._gone.append(cache)
 
     # What the gateway sent
 

@@ -48,6 +48,10 @@ class Mlfq(EnginePriority):
     def create(cls, options: MlfqOptions, resources: Resources) -> Mlfq:
         return cls(options, resources.settings.prompt_work, resources.settings.chars_per_token)
 
+    def __len__(self) -> int:
+        """Sessions that are remembered."""
+        return len(self._service)
+
     def key(self, context: OrderContext) -> float:
         options, ticket = self._options, context.ticket
         arrival = counted_from(context, self._step_s)

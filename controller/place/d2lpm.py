@@ -127,6 +127,7 @@ class D2lpm:
 
     def home(self, context: HomeContext) -> WorkerName | None:
         ticket = context.ticket
+        self.unhomed(ticket.id)
         ledger = self._ledger(context.workers[0].pool, ticket.tenant)
         matches = self._index.matches(ticket, context.workers[0].pool)
         for name, blocks in self._awaited.matches(ticket.prefix).items():
@@ -138,6 +139,12 @@ class D2lpm:
         self._plan(ticket.id, _Plan(ledger, plan.prompt_tokens, plan.output_tokens, worker, service))
         self._awaited.add(ticket.prefix, worker)
         return worker
+
+    def unhomed(self, ticket: TicketId) -> None:
+        """See :class:`~controller.protocols.Homing`."""
+        plan = self._plans.pop(ticket, None)
+        if plan is not None and plan.worker in plan.ledger.charged:
+            plan.ledger.charge(plan.worker, -plan.service, self._options.quantum)
 
     def cached(self, ticket: Ticket, worker: WorkerName) -> float:
         return self._index.cached(ticket, worker) / len(ticket.prefix) if ticket.prefix else 0.0

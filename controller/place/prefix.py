@@ -82,6 +82,9 @@ class Prefix:
         self._awaited.add(prefix, home)
         return home
 
+    def unhomed(self, ticket: TicketId) -> None:
+        """Nothing is kept for one that waits."""
+
     def cached(self, ticket: Ticket, worker: WorkerName) -> float:
         """See :class:`~controller.protocols.Homing`."""
         return self._index.cached(ticket, worker) / len(ticket.prefix) if ticket.prefix else 0.0

@@ -130,7 +130,7 @@ class Pace:
     def learn(self, at: Situation, first_s: float, whole_s: float) -> None:
         """An answer of ``at.output`` tokens took so long to its first token, and in all."""
         said = self.predict(at)
-        if said is not None and whole_s > 0.0:
+        if said is not None and whole_s > 0.0 and at.output > 0:
             expected = said[0] + (at.output - 1) * said[1]
             error = abs(math.log(expected / whole_s))
             self._error += (_WEIGHT if self._answers else 1.0) * (error - self._error)

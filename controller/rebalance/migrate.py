@@ -8,6 +8,8 @@ takes (Sun et al., OSDI'24).
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,7 +123,8 @@ class Migrate:
         """See :class:`~controller.protocols.MakesRoom`."""
         movable = [ticket for ticket in running if self._may(ticket, now)]
         boards = {pool.name: self._board(pool, movable) for pool in view.pools}
-        first = sorted((ticket for ticket in waiting if ticket.pool in boards), key=lambda ticket: ticket.key or 0.0)
+        able = (ticket for ticket in waiting if ticket.pool in boards)
+        first = heapq.nsmallest(4 * self._options.moves_per_plan, able, key=lambda ticket: ticket.key or 0.0)
         moves = self._take(
             Move(found.ticket, None, f"makes room for {urgent.ticket}")
             for urgent in first
@@ -192,6 +195,7 @@ class _Board:
         self._paces = paces
         self._options = options
         self._alone: Mapping[WorkerName, float] = paces.alone(pool.workers)
+        self._fastest = min(self._alone.values(), default=0.0)
         rate = pool.service_rate / pool.ready if pool.ready else 0.0
         self._read_s = prompt_work / rate if rate > 0 else 0.0
         """To read a token."""
@@ -202,6 +206,8 @@ class _Board:
         for ticket in movable:
             if ticket.pool == pool.name and ticket.worker in self._streams:
                 self._streams[ticket.worker].append(ticket)
+        self._least_urgent = max((t.priority for streams in self._streams.values() for t in streams), default=-math.inf)
+        """The lowest priority of a stream here, as a number."""
 
     def emptying(self) -> Iterable[Move]:
         """Streams of workers that leave, those with the most to come first. One that ends sooner than it could have
@@ -243,6 +249,8 @@ class _Board:
         """The stream that should give its seat up to a ticket that waits: of those that the queue's own order puts
         behind it and that have a lower priority, of the lowest the one with the most to come. None while there is room,
         or a seat becomes free soon enough by itself."""
+        if urgent.priority >= self._least_urgent:
+            return None
         if not self._alone or any(self._room[one.name] > 0 for one in self._pool.workers if one.serves):
             return None
         able = [
@@ -306,7 +314,7 @@ class _Board:
         batch, limit = self._batch[worker.name], worker.limit
         kv = 0.0 if worker.report is None else worker.report.kv_usage
         room = limit * (1.0 - max(batch / limit, kv)) / max(batch, 1)
-        return room * min(self._alone.values()) / self._alone[worker.name] if self._alone and room > 0.0 else room
+        return room * self._fastest / self._alone[worker.name] if self._alone and room > 0.0 else room
 
     def _move(self, ticket: TicketView, source: WorkerView, target: WorkerView, reason: str) -> Move:
         self._streams[source.name].remove(ticket)

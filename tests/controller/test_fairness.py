@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from controller.fairness import Vtc, VtcOptions
 from controller.settings import ControlSettings, TenantSpec
 from tests.controller.backlogs import LONGEST_OUTPUT, LONGEST_PROMPT, Step, apart, steps, widest_gap
-from tests.controller.planes import finish, plane, sent, stages, submit
+from tests.controller.planes import LARGE, SMALL, finish, plane, sent, stages, submit
 
 WEIGHTS = ControlSettings(tenants={"gold": TenantSpec(weight=2.0)})
 
@@ -164,3 +164,18 @@ def test_a_request_that_is_tried_again_is_charged_once() -> None:
     control.on_worker_error("a", "reset", 0.1, retryable=True)
     control.dispatch(0.2)
     assert fair.service("small", "default") == 100 + 2 * 256, "its prompt, and the output that is expected of it"
+
+
+def test_what_was_charged_in_advance_goes_to_the_pool_that_serves() -> None:
+    fair = Vtc(VtcOptions(), ControlSettings())
+    control = plane(replace(stages({}), fairness=fair), pools=(SMALL, LARGE), workers=1)
+    submit(control, "a", 0.0, prompt_tokens=100)
+    (first,) = control.dispatch(0.0)
+    other = LARGE.name if first.pool == SMALL.name else SMALL.name
+    control.on_worker_error("a", "reset", 0.1, retryable=True)
+    control.remove_worker(first.worker, 0.2)
+    (second,) = control.dispatch(1.0)
+    assert second.pool == other
+    finish(control, "a", 2.0, 10)
+    assert fair.service(first.pool, "default") == 100
+    assert fair.service(other, "default") == 2 * 10

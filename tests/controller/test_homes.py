@@ -13,7 +13,7 @@ from controller.pipeline import ControlPlane
 from controller.place import LeastLoad
 from controller.protocols import HomeContext
 from controller.settings import ControlSettings
-from controller.types import Ticket, WorkerName, WorkerPhase
+from controller.types import Ticket, TicketId, WorkerName, WorkerPhase, WorkerSpec
 from tests.controller.planes import finish, plane, stages, submit
 
 HOMES = (ANYWHERE, "x", "y")
@@ -74,6 +74,9 @@ class ByFirstBlock(LeastLoad):
         names = [worker.name for worker in context.workers]
         wanted = f"small-{context.ticket.prefix[0]}" if context.ticket.prefix else ""
         return wanted if wanted in names else None
+
+    def unhomed(self, ticket: TicketId) -> None:
+        pass
 
     def cached(self, ticket: Ticket, worker: WorkerName) -> float:
         return 0.5 if ticket.prefix and worker == f"small-{ticket.prefix[0]}" else 0.0
@@ -196,3 +199,36 @@ def test_every_ticket_is_sent_once_and_none_idles(steps: list[tuple[str, int]], 
         assert not (free and pool.queued), "a worker idles while something waits"
         assert sum(w.homed for w in pool.workers) <= pool.queued_work
     assert all(times == 1 for times in sent.values())
+
+
+def test_a_worker_without_a_seat_is_nobodys_home() -> None:
+    control = _homing()
+    control.sharing.begin(0.0)
+    control.sharing.lease({"small-1": 1}, 0.0)
+    submit(control, "r1", 0.0)
+    assert [d.worker for d in control.dispatch(0.0)] == ["small-1"]
+    for name in ("a", "b"):
+        submit(control, name, 1.0, prefix=(0,))
+    assert [worker.homed for worker in control.view(1.0).pools[0].workers] == [0, 0]
+
+
+def test_a_worker_that_comes_back_under_its_name_owes_nothing() -> None:
+    control = _homing()
+    _full(control)
+    submit(control, "a", 1.0, prefix=(0,))
+    control.remove_worker("small-0", 2.0)
+    finish(control, "r0", 2.0, 10)
+    control.add_worker(WorkerSpec("small-0", "small", "http://again", 1), 2.0)
+    assert [d.ticket for d in control.dispatch(2.0)] == ["a"]
+    assert [worker.homed for worker in control.view(2.0).pools[0].workers] == [0, 0]
+
+
+def test_whose_turn_it_is_goes_though_it_waits_elsewhere() -> None:
+    fair = Vtc(VtcOptions(predict=False), ControlSettings())
+    control = _homing(fairness=fair)
+    _full(control)
+    submit(control, "rich", 1.0, tenant="x", prefix=(0,))
+    submit(control, "poor", 1.1, tenant="y", prefix=(1,))
+    fair.decoded("small", "x", 1_000)
+    finish(control, "r0", 2.0, 10)
+    assert [(d.ticket, d.worker) for d in control.dispatch(2.0)] == [("poor", "small-0")]

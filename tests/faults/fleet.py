@@ -35,6 +35,15 @@ LENIENCE = 7.0
 """And for a client's request, and for a client that does not read its answer."""
 CHAT = "/v1/chat/completions"
 
+
+def _distinct_ports(count: int) -> list[int]:
+    """Ports that are free, none of them twice: the system may give one that was given back a moment ago again."""
+    found: dict[int, None] = {}
+    while len(found) < count:
+        found[free_port()] = None
+    return list(found)
+
+
 POOLS: Mapping[str, tuple[int, dict[str, Any]]] = {
     "killed": (2, {"max_inflight": 16}),
     "hung": (2, {}),
@@ -75,7 +84,8 @@ class Gateway:
         cls, folder: Path, pools: Mapping[str, tuple[int, dict[str, Any]]], *options: str, **settings: Any
     ) -> Self:
         """Start one and wait until it listens; its workers need not be there."""
-        workers = {name: [free_port() for _ in range(count)] for name, (count, _) in pools.items()}
+        ports = _distinct_ports(sum(count for count, _ in pools.values()))
+        workers = {name: [ports.pop() for _ in range(count)] for name, (count, _) in pools.items()}
         listed = [
             {
                 "name": name,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from controller.types import Dispatch
-from gateway.headers import from_worker, request_id, to_worker
+from gateway.headers import from_worker, request_id, session, to_worker
 
 
 def dispatch(attempt: int = 1, priority: int | None = None) -> Dispatch:
@@ -58,3 +58,11 @@ def test_the_workers_own_key_goes_in_place_of_whatever_the_client_showed(keep_ke
     sent = [(b"authorization", b"Bearer k"), (b"x-api-key", b"k")]
     kept = to_worker(sent, b"id", dispatch(), keep_key=keep_key, key=b"Bearer worker")
     assert kept == [(b"x-request-id", b"id"), (b"authorization", b"Bearer worker")]
+
+
+def test_a_session_is_a_short_visible_word() -> None:
+    assert session(None) is None
+    assert session(b"agent-7/run:3") == "agent-7/run:3"
+    for wrong in (b"", b"two words", b"x" * 129, "ü".encode()):
+        with pytest.raises(ValueError, match="X-Headway-Session must be 1 to 128 visible"):
+            session(wrong)

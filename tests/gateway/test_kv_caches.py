@@ -122,7 +122,10 @@ def test_the_tokens_behind_a_text_are_learned_from_the_request_that_was_sent(str
     async def told(gateway: Gateway, engine: Engine) -> None:
         async with await gateway.post(completion(stream=stream), COMPLETIONS) as response:
             await response.body()
-            assert engine.sessions == [(response.header(b"x-headway-ticket") or b"").decode()]
+            ticket = (response.header(b"x-headway-ticket") or b"").decode()
+            (named,) = engine.sessions
+            assert named.endswith(f"-{ticket}")
+            assert len(named) > len(ticket) + 16, "a client must not be able to guess another's"
         await until(lambda: blocks(gateway, LONG) == {"p-0": 3})
         assert blocks(gateway, LONG[:600] + "something else") == {"p-0": 2}
         await engine.give_up(LONG)

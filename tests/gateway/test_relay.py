@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controller.order import Mlfq
 from tests.gateway.harness import (
     CHAT,
     COMPLETIONS,
@@ -658,6 +659,21 @@ def test_a_deadline_that_passes_in_the_queue() -> None:
         assert len(worker.asked_for) == 1
 
     with_gateway(hold, scenario, max_inflight=1)
+
+
+def test_a_session_reaches_the_queue_and_no_worker() -> None:
+    async def scenario(gateway: Gateway, worker: Worker) -> None:
+        status, error = await gateway.error(HELLO, headers={"X-Headway-Session": "two words"})
+        assert (status, error["code"]) == (400, "invalid_session")
+        async with await gateway.post(HELLO, headers={"X-Headway-Session": "run-7"}) as response:
+            assert response.status == 200
+            await response.body()
+        order = gateway.app.runtime.plane.stages.order
+        assert isinstance(order, Mlfq)
+        assert len(order) == 1
+        assert b"x-headway-session" not in dict(worker.asked_for[-1].headers)
+
+    with_gateway(chat, scenario, stages={"order": "mlfq"})
 
 
 @pytest.mark.parametrize("given_", ["soon", "-1", "0", "nan", "inf"])

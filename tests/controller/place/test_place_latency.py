@@ -243,3 +243,12 @@ def test_every_place_keeps_to_the_room_there_is_and_its_account(
         return went
 
     assert run() == run()
+
+
+def test_an_answer_without_a_token_gives_its_seat_back() -> None:
+    made, _ = by_latency()
+    control = plane(made, workers=1, max_inflight=1)
+    for number in range(4):
+        submit(control, f"{number}", float(number))
+        assert len(control.dispatch(float(number))) == 1
+        control.on_finish(f"{number}", Usage(100, 0), number + 0.004)
