@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,16 @@ def write_ranker(models: Path, ranker: FastRanker, facts: Facts) -> Manifest:
 
 def card(facts: Facts) -> str:
     """The model card, in Markdown."""
-    return _CARD.format(
+    return filled(_CARD, facts, _described)
+
+
+def filled(form: str, facts: Facts, described: Callable[[Mapping[str, Any]], str]) -> str:
+    """A card's form with the facts in it; ``described`` says what was held out of one source."""
+    return form.format(
         title=f"length/{facts.name}/{facts.version}",
         data="\n".join(f"| {d.name} | {d.rows} | {d.licence} | `{d.sha256[:16]}…` |" for d in facts.data),
         metrics="\n".join(f"| `{name}` | {_shown(metric)} |" for name, metric in facts.metrics.items()),
-        held_out="\n".join(f"- {source}: {_described(rows)}" for source, rows in facts.held_out.items()) or "- nothing",
+        held_out="\n".join(f"- {source}: {described(rows)}" for source, rows in facts.held_out.items()) or "- nothing",
     )
 
 

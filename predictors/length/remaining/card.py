@@ -9,11 +9,10 @@ from typing import Any
 
 from predictors import artifact
 from predictors.artifact import Manifest
-from predictors.length.card import Facts
+from predictors.length.card import Facts, filled
 from predictors.length.model import KIND
 from predictors.length.remaining.model import SCHEMA
 from predictors.length.remaining.train import RemainingLearner, RemainingSettings
-from predictors.types import Interval
 
 __all__ = ["remaining_card", "write_remaining"]
 
@@ -41,16 +40,7 @@ def write_remaining(models: Path, learner: RemainingLearner, facts: Facts) -> Ma
 
 def remaining_card(facts: Facts) -> str:
     """The model card, in Markdown."""
-    return _CARD.format(
-        title=f"length/{facts.name}/{facts.version}",
-        data="\n".join(f"| {d.name} | {d.rows} | {d.licence} | `{d.sha256[:16]}…` |" for d in facts.data),
-        metrics="\n".join(f"| `{name}` | {_shown(metric)} |" for name, metric in facts.metrics.items()),
-        held_out="\n".join(f"- {source}: {_described(rows)}" for source, rows in facts.held_out.items()) or "- nothing",
-    )
-
-
-def _shown(metric: Interval | None) -> str:
-    return "undefined" if metric is None else f"{metric.value:.3f} [{metric.lo:.3f}, {metric.hi:.3f}]"
+    return filled(_CARD, facts, _described)
 
 
 def _described(rows: Mapping[str, Any]) -> str:
