@@ -49,10 +49,11 @@ if TYPE_CHECKING:
 POOL: Final = "pool"
 MADE: Final = {"lmsys": (85.0, 293.0, (0.25, 0.4, 0.62)), "sharegpt": (240.0, 412.0, (0.25, 0.4, 0.54))}
 """Mean prompt and answer in tokens, and how good the rankers are; the last as vllm-ltr's."""
+RELATIVE: Final[Mapping[str, Any]] = {"ageing": "relative"}
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "by quantile": {"ageing": "quantile"},
     "no ageing": {"ageing": "none"},
-    "no tail": {"tail_weight": 0.0},
+    "no tail": {**RELATIVE, "tail_weight": 0.0},
 }
 """Other options of ``length_rank``, tried with the best ranker."""
 SHOWN: Final = ("normalised_mean", "normalised_p90", "ttft_mean", "ttft_p99", "e2e_mean", "e2e_p99", "longest_wait")
@@ -84,7 +85,7 @@ def policies(rankers: Sequence[str]) -> list[Policy]:
     best = "deep" if "deep" in rankers else rankers[-1]
     return [
         Policy("fcfs", "fcfs"),
-        *(Policy(f"length_rank ({ranker})", "length_rank", {}, ranker) for ranker in rankers),
+        *(Policy(f"length_rank ({ranker})", "length_rank", RELATIVE, ranker) for ranker in rankers),
         *(Policy(f"length_rank ({best}), {name}", "length_rank", options, best) for name, options in VARIANTS.items()),
         Policy("boost", "boost"),
         Policy(f"boost ({best})", "boost", {"size": "predicted"}, best),

@@ -182,8 +182,8 @@ class World:
         pool = PoolSpec(POOL, "model", 0, profile="h100-8b")
         settings = ControlSettings(score_always=True, service_rates={POOL: rate})
         resources = Resources(pools=(pool,), settings=settings, artifacts=ArtifactStore(shipped_models(), None))
-        order = "length_rank" if self.predicted else "fcfs"
-        choices = {"order": (order, {}), "place": (self.place, {}), "rebalance": (policy, {})}
+        order = ("length_rank", {"ageing": "relative"}) if self.predicted else ("fcfs", {})
+        choices = {"order": order, "place": (self.place, {}), "rebalance": (policy, {})}
         control = ControlPlane([pool], build(choices, resources), settings=settings, seed=seed)
         fleet = MovingFleet(control, FleetClock(report_interval=_STREAM_S), pause_s=self.pause_s)
         engines = [SimEngine(self.profile, room=_SEATS) for _ in range(_WORKERS)]

@@ -231,7 +231,7 @@ def replay(policy: Policy, requests: Sequence[FleetRequest], setting: Setting, i
     )  # fmt: skip
     profile = setting.profiles[0]
     pools = (PoolSpec(POOL, profile.model, 0, context_length=profile.max_model_len, profile=PROFILE),)
-    chosen = {"order": ("length_rank", {}), "place": (policy.place, policy.options)}
+    chosen = {"order": ("length_rank", {"ageing": "relative"}), "place": (policy.place, policy.options)}
     control = ControlPlane(
         pools, build(chosen, Resources(pools, settings, artifacts=ArtifactStore(shipped_models(), None))),
         settings=settings,

@@ -18,7 +18,7 @@ _LAST = 0.999
 class LengthRankOptions(PatientOptions):
     """Options of ``length_rank``."""
 
-    ageing: Ageing = Ageing.RELATIVE
+    ageing: Ageing = Ageing.QUANTILE
     """How waiting is weighed against length."""
     ageing_s_per_token: float = Field(0.1, gt=0)
     """With relative ageing: seconds of waiting that one expected token is worth."""

@@ -108,7 +108,7 @@ def priced(at: float, tokens: float, **fields: Any) -> OrderContext:
 
 
 def test_what_is_longer_accepts_to_wait_longer() -> None:
-    order = LengthRank(LengthRankOptions(patience_s=60.0, ageing_s_per_token=0.1, tail_weight=0.0))
+    order = LengthRank(LengthRankOptions(ageing="relative", patience_s=60.0, ageing_s_per_token=0.1, tail_weight=0.0))
     waits = [order.key(priced(0.0, tokens)) for tokens in (1, 10, 100, 1000, 10_000)]
     assert waits[0] == pytest.approx(0.1, rel=0.01), "a token is worth so many seconds"
     assert waits == sorted(set(waits)), "also where the patience is nearly used up"
@@ -118,7 +118,8 @@ def test_what_is_longer_accepts_to_wait_longer() -> None:
 
 
 def test_keys_do_not_depend_on_who_came_before() -> None:
-    fresh, busy = LengthRank(LengthRankOptions()), LengthRank(LengthRankOptions())
+    relative = LengthRankOptions(ageing="relative")
+    fresh, busy = LengthRank(relative), LengthRank(relative)
     for tokens in range(1, 900):
         busy.key(priced(0.0, float(tokens)))
     assert fresh.key(priced(5.0, 300.0)) == busy.key(priced(5.0, 300.0))

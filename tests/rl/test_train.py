@@ -45,7 +45,7 @@ def test_a_short_run_beats_every_static_tier_in_an_overload(world) -> None:  # t
     unseen = [fixed.draw(77 + i, WorkloadKind.BURSTY) for i in range(2)]
     learned = objective(unseen, policy_tier(NetworkPolicy(trained.network)))
     static = [objective(unseen, named_tier("static", {"pool": pool})) for pool in PROFILES]
-    assert learned > max(static) + 0.02
+    assert learned > max(static) + 0.05
     assert (trained.ranges[:, 0] <= trained.samples.min(axis=0)).all()
     assert (trained.ranges[:, 1] >= trained.samples.max(axis=0)).all()
 
