@@ -2,7 +2,8 @@
 
     python -m benchmarks.live_burst run --worker URL --model NAME --load FILE --out FILE [--policy fcfs --policy deep …]
     python -m benchmarks.live_burst load --data DIR --scores FILE --out FILE
-    python -m benchmarks.live_burst report FILE [--json FILE] [--plot FILE]
+    python -m benchmarks.live_burst own-load --rows FILE --out FILE
+    python -m benchmarks.live_burst report FILE --load FILE [--json FILE] [--plot FILE]
 
 ``load`` pairs real prompts with the recorded length of one model's answer each, and with every predictor's score of
 the prompt; the scores are cross-fitted, so that no prompt is scored by a model that has seen it. ``run`` asks them of a
@@ -12,20 +13,22 @@ stream behind it. ``report`` compares them with first come, first served.
 The server may run random weights (``--load-format dummy``): an answer ends after its recorded length, because
 ``min_tokens`` keeps one token out until then and ``logit_bias`` forces it afterwards. The gateway knows neither, and is
 told the same ``max_tokens`` for every request.
+
+With ``run --own-answers`` nothing but the model says where an answer ends. ``own-load`` draws prompts that ``headway
+collect`` asked that model several times; ``oracle`` is then the mean length of those samples, and the requests have
+other seeds. ``--serve NAME=length/ARTIFACT`` lets the gateway score prompts itself with an artifact of its store.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
@@ -33,21 +36,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from controller.types import Scores
-from predictors.types import Prompt
+from benchmarks.live_burst_drive import FCFS, ORACLE, Asked, Told, Way, measure
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from upstream.client import Client
-
-FCFS: Final = "fcfs"
-ORACLE: Final = "oracle"
-_MOST_TOKENS: Final = 4096
 _LONGEST_ANSWER: Final = 2000
 _LONGEST_PROMPT: Final = 6000
-_LAST_TOKEN: Final = 5
-"""The token that ends an answer."""
 _STATISTICS: Final = (
     "normalised_mean",
     "normalised_p90",
@@ -60,52 +52,6 @@ _STATISTICS: Final = (
 
 Floats = NDArray[np.float64]
 app = typer.Typer(add_completion=False, help=__doc__)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: when it comes (s), its text, how many tokens its answer has, and what each predictor makes of it."""
-
-    at: float
-    text: str
-    output_tokens: int
-    scores: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What became of it, in seconds from its arrival ``at``; ``output_tokens`` as the server counted them."""
-
-    policy: str
-    repetition: int
-    index: int
-    at: float
-    output_tokens: int
-    ttft: float
-    e2e: float
-    error: str | None = None
-
-
-class Table:
-    """Stands where predictors stand: looks up what one of them says of a text."""
-
-    def __init__(self, asked: Sequence[Asked], predictor: str) -> None:
-        scores = np.array([_score(one, predictor) for one in asked])
-        places = (np.argsort(np.argsort(scores, kind="stable")) + 0.5) / len(scores)
-        lengths = np.sort([one.output_tokens for one in asked])
-        tokens = np.quantile(lengths, places)
-        self._known = {
-            one.text: Scores(float(place), float(expected))
-            for one, place, expected in zip(asked, places, tokens, strict=True)
-        }
-
-    def score(self, prompts: Sequence[Prompt]) -> list[Scores]:
-        """One row a prompt."""
-        return [self._known.get(prompt.text, Scores()) for prompt in prompts]
-
-
-def _score(one: Asked, predictor: str) -> float:
-    return float(one.output_tokens) if predictor == ORACLE else one.scores.get(predictor, 0.0)
 
 
 @app.command()
@@ -160,11 +106,42 @@ def load(
         typer.echo(
             f"{len(lengths)} requests of {table.models[model]}, mean length {np.mean(lengths):.0f}; tau-b {taus}"
         )
-    out.write_bytes(gzip.compress(json.dumps([[asdict(one) for one in each] for each in loads]).encode()))
+    write_load(out, loads)
+
+
+@app.command()
+def own_load(
+    rows: Annotated[Path, typer.Option(help="What `headway collect --samples k` wrote, of the model to be asked.")],
+    out: Annotated[Path, typer.Option(help="Where the requests go, as gzipped JSON.")],
+    burst: Annotated[int, typer.Option(help="Requests at once.")] = 400,
+    repetitions: Annotated[int, typer.Option(help="Loads to make.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Draw bursts of prompts whose answers' lengths were collected, for ``run --own-answers``."""
+    from predictors.length.data import read_collected
+
+    data = read_collected(rows)
+    usable = np.flatnonzero((~np.isnan(data.tokens)).all(axis=1))
+    if len(data.models) != 1 or burst > len(usable):
+        raise typer.BadParameter(
+            f"{rows} has {len(usable)} prompts of {', '.join(data.models)}; a burst needs {burst} of one model"
+        )
+    rng = np.random.default_rng(seed)
+    loads = [
+        [Asked(0.0, data.prompts[i].text, float(data.tokens[i, 0]), {}) for i in rng.choice(usable, burst, False)]
+        for _ in range(repetitions)
+    ]
+    write_load(out, loads)
+    typer.echo(f"{repetitions} x {burst} requests of {data.models[0]}, mean length {data.tokens[usable].mean():.0f}")
+
+
+def write_load(path: Path, loads: Sequence[Sequence[Asked]]) -> None:
+    """As gzipped JSON."""
+    path.write_bytes(gzip.compress(json.dumps([[asdict(one) for one in each] for each in loads]).encode()))
 
 
 def read_load(path: Path) -> list[list[Asked]]:
-    """What ``load`` wrote."""
+    """What ``load`` or ``own-load`` wrote."""
     return [[Asked(**one) for one in each] for each in json.loads(gzip.decompress(path.read_bytes()))]
 
 
@@ -176,126 +153,36 @@ def run(
     out: Annotated[Path, typer.Option(help="Where results go, a JSON line a request; what is there is kept.")],
     policy: Annotated[list[str], typer.Option(help="fcfs, oracle, or a predictor's name.")],
     max_inflight: Annotated[int, typer.Option(help="Requests that the gateway keeps on the server.")] = 256,
+    clients: Annotated[int, typer.Option(min=1, help="Processes that ask.")] = 2,
     minutes: Annotated[float, typer.Option(help="No run is begun after so long.")] = 10.0,
     share: Annotated[float, typer.Option(help="Share of each load to ask, for rehearsals.")] = 1.0,
+    own_answers: Annotated[bool, typer.Option("--own-answers", help="The model ends its answers itself.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of the model's own answers.")] = 0.7,
+    serve: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=REF", help="A policy by an artifact that the gateway loads.")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="HEADWAY_HOME with such artifacts; else what ships.")] = None,
 ) -> None:
-    """Measure the policies on a real server."""
+    """Measure the policies on a real server. Which comes first changes from one load to the next."""
+    refs = dict(pair.split("=", 1) for pair in serve or [] if "=" in pair)
+    if unknown := [pair for pair in serve or [] if pair.split("=", 1)[0] not in refs] + [
+        name for name in refs if name not in policy
+    ]:
+        raise typer.BadParameter(f"--serve is NAME=REF with NAME one of the policies, not {', '.join(unknown)}")
+    how = Way(worker, model, max_inflight, clients, temperature if own_answers else None, refs, home)
     began = time.monotonic()
     with out.open("a") as file:
         for repetition, asked in enumerate(read_load(load_path)):
             taken = asked[:: max(1, round(1 / share))]
-            for name in policy:
+            first = repetition % len(policy)
+            for name in [*policy[first:], *policy[:first]]:
                 if time.monotonic() - began > 60.0 * minutes:
                     return
-                told = asyncio.run(_measure(name, repetition, taken, worker, model, max_inflight))
+                told = measure(name, repetition, taken, how)
                 file.writelines(json.dumps(asdict(one)) + "\n" for one in told)
                 file.flush()
                 seconds = max(one.at + one.e2e for one in told)
                 typer.echo(f"{name} #{repetition}: {len(told)} ended in {seconds:.1f} s", err=True)
-
-
-async def _measure(
-    policy: str, repetition: int, asked: Sequence[Asked], worker: str, model: str, max_inflight: int
-) -> list[Told]:
-    from upstream.client import Client
-
-    scorer = None if policy == FCFS else Table(asked, policy)
-    async with _gateway(policy, scorer, worker, model, max_inflight) as url, Client() as client:
-        start = asyncio.get_running_loop().time() + 0.5
-
-        async def one(index: int, request: Asked) -> Told:
-            due = start + request.at
-            await asyncio.sleep(due - asyncio.get_running_loop().time())
-            first, ended, tokens, error = await _ask(client, url, model, request)
-            return Told(policy, repetition, index, request.at, tokens, first - due, ended - due, error)
-
-        return list(await asyncio.gather(*(one(i, request) for i, request in enumerate(asked))))
-
-
-async def _ask(client: Client, url: str, model: str, request: Asked) -> tuple[float, float, int, str | None]:
-    """When the first token came and the last, how many there were, and what went wrong."""
-    from upstream import sse
-    from upstream.types import Timeouts
-
-    clock = asyncio.get_running_loop().time
-    body = {
-        "model": model,
-        "prompt": request.text,
-        "max_tokens": _MOST_TOKENS,
-        "min_tokens": request.output_tokens,
-        "stop_token_ids": [_LAST_TOKEN],
-        "logit_bias": {str(_LAST_TOKEN): 100},
-        "temperature": 1.0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    headers = [(b"content-type", b"application/json")]
-    patience = Timeouts(first_byte=900.0, idle=900.0)
-    buffer, first, tokens = sse.EventBuffer(), 0.0, 0
-    raw = json.dumps(body).encode()
-    async with client.stream(b"POST", f"{url}/v1/completions", headers=headers, body=raw, timeouts=patience) as answer:
-        if answer.status != 200:
-            return clock(), clock(), 0, f"status {answer.status}: {(await answer.body())[:200]!r}"
-        async for chunk in answer.chunks():
-            first = first or clock()
-            for event in sse.split(buffer.feed(chunk)):
-                found = sse.data(event)
-                if found is not None and b'"completion_tokens"' in found:
-                    usage = json.loads(found).get("usage") or {}
-                    tokens = int(usage.get("completion_tokens", tokens))
-    return first, clock(), tokens, None if tokens else "the answer has no usage"
-
-
-@asynccontextmanager
-async def _gateway(policy: str, scorer: Table | None, worker: str, model: str, max_inflight: int) -> AsyncIterator[str]:
-    """A gateway in a thread of this process, until the end of the block."""
-    import threading
-
-    import uvicorn
-
-    from controller.configuration import Configuration
-    from controller.store import ArtifactStore, shipped_models
-    from envs.engines.vllm_process import free_port
-    from gateway.application import create_app
-    from gateway.server import Waits, protocol
-
-    configuration = Configuration.model_validate({
-        "pools": [{
-            "name": "pool", "model": model, "tier": 0, "context_length": 8192,
-            "workers": [
-                {"name": "w", "url": worker, "max_inflight": max_inflight, "priority_scheduling": True},
-            ],
-        }],
-        "limits": {"max_queue": 100_000, "max_queue_seconds": 3600},
-        "stages": {"order": FCFS if policy == FCFS else "length_rank"},
-        "scoring": {"length": None, "quality": None, "when": "always"},
-    })  # fmt: skip
-    application = create_app(configuration, store=ArtifactStore(shipped_models(), None), scorer=scorer)
-    port = free_port()
-    waits = Waits(60.0, 60.0, 900.0, 900.0)
-    settings = uvicorn.Config(
-        application,
-        host="127.0.0.1",
-        port=port,
-        http=protocol(application, waits, application.runtime.clients),
-        lifespan="on",
-        ws="none",
-        log_level="warning",
-        backlog=4096,
-    )
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started or not sum(application.runtime.ready_workers().values()):
-            if not thread.is_alive():
-                raise RuntimeError("the gateway did not start")
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(1.0)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await asyncio.to_thread(thread.join, 30.0)
 
 
 def read_told(path: Path) -> list[Told]:

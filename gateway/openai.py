@@ -115,10 +115,11 @@ def parse(endpoint: Endpoint, body: bytes, wish: Wish, content_type: bytes = b""
         priority=_priority(wish, 0 if plain else _wished(endpoint, fields)),
         body_bytes=len(body),
         answers=answers(endpoint, fields),
+        streams=streams or not generates,
         session=wish.session,
     )
     adds_usage = streams and endpoint.usage_option and not _usage_asked(fields)
-    prompt = Prompt(reading.text, max_tokens, reading.turns)
+    prompt = Prompt(reading.asked or reading.text, max_tokens, reading.turns)
     if imposed or not plain:
         document = with_imposed(document, imposed)
     return Call(endpoint, document, ticket, prompt, streams, adds_usage)

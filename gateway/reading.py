@@ -64,6 +64,9 @@ class Reading(NamedTuple):
     modalities: frozenset[str] = frozenset()
     share: float = 1.0
     """Of the longest input in the whole."""
+    asked: str = ""
+    """Of a conversation, what the user said last, which the answer's length depends on most; empty where there is no
+    other text than :attr:`text`."""
 
 
 Reader = Callable[[Fields], Reading]
@@ -73,9 +76,9 @@ def chat(fields: Fields) -> Reading:
     """``messages`` of a chat."""
     parts: list[str] = []
     modalities: set[str] = set()
-    turns = _conversation(_listed(fields, "messages"), "messages", parts, modalities)
+    turns, asked = _conversation(_listed(fields, "messages"), "messages", parts, modalities)
     text = "\n".join(parts)
-    return Reading(text, len(text), max(1, turns), None, frozenset(modalities))
+    return Reading(text, len(text), max(1, turns), None, frozenset(modalities), asked=asked)
 
 
 def chats(fields: Fields) -> Reading:
@@ -99,9 +102,9 @@ def messages(fields: Fields) -> Reading:
     parts: list[str] = []
     modalities: set[str] = set()
     _content(fields.get("system"), "system", parts, modalities)
-    turns = _conversation(_listed(fields, "messages"), "messages", parts, modalities)
+    turns, asked = _conversation(_listed(fields, "messages"), "messages", parts, modalities)
     text = "\n".join(parts)
-    return Reading(text, len(text), max(1, turns), None, frozenset(modalities))
+    return Reading(text, len(text), max(1, turns), None, frozenset(modalities), asked=asked)
 
 
 def input_items(fields: Fields) -> Reading:
@@ -115,12 +118,13 @@ def input_items(fields: Fields) -> Reading:
     turns = 1
     if isinstance(given, str):
         parts.append(given)
+        asked = given
     elif isinstance(given, list):
-        turns = _conversation(given, "input", parts, modalities)
+        turns, asked = _conversation(given, "input", parts, modalities)
     else:
         raise wrong("input", "a string or a list of items", given)
     text = "\n".join(parts)
-    return Reading(text, len(text), max(1, turns), None, frozenset(modalities))
+    return Reading(text, len(text), max(1, turns), None, frozenset(modalities), asked=asked)
 
 
 def completion(fields: Fields) -> Reading:
@@ -206,17 +210,19 @@ def _listed(fields: Fields, name: str) -> list[Any]:
     return given
 
 
-def _conversation(items: list[Any], where: str, parts: list[str], modalities: set[str]) -> int:
-    """Collect the texts; answers how many of the messages are the user's."""
-    turns = 0
+def _conversation(items: list[Any], where: str, parts: list[str], modalities: set[str]) -> tuple[int, str]:
+    """Collect the texts; answers how many of the messages are the user's, and what the last of them says."""
+    turns, first, end = 0, 0, 0
     for index, item in enumerate(items):
         if not isinstance(item, dict):
             raise wrong(f"{where}[{index}]", "an object", item)
-        turns += item.get("role") == "user"
+        before = len(parts)
         _content(item.get("content"), f"{where}[{index}].content", parts, modalities)
+        if item.get("role") == "user":
+            turns, first, end = turns + 1, before, len(parts)
         if isinstance(output := item.get("output"), str):  # of a tool, in the Responses API
             parts.append(output)
-    return turns
+    return turns, "\n".join(parts[first:end])
 
 
 def _content(content: object, where: str, parts: list[str], modalities: set[str]) -> None:
@@ -278,12 +284,12 @@ def _cut(fields: Fields, reading: Reading) -> Reading:
     """Where the worker was asked to cut what is too long, nothing is too long."""
     if fields.get("truncate_prompt_tokens") is None:
         return reading
-    return Reading(reading.text, reading.chars, reading.turns, reading.tokens, reading.modalities, 0.0)
+    return reading._replace(share=0.0)
 
 
 def _unread(reading: Reading) -> Reading:
     """Without the text, which nothing is predicted from."""
-    return Reading("", reading.chars, reading.turns, reading.tokens, reading.modalities, reading.share)
+    return reading._replace(text="", asked="")
 
 
 def _sizes(given: object) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Prompt:
     """A request as a predictor sees it: what the client sent, never what came back.
 
-    ``text`` is the prompt (for a chat, its messages joined in order), ``max_tokens`` the client's own limit on the
+    ``text`` is the prompt (for a chat, what the user said last), ``max_tokens`` the client's own limit on the
     answer in tokens, ``turns`` the number of messages the user has sent so far.
     """
 

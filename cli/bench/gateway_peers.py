@@ -1,5 +1,8 @@
 """The other gateways: each installed in an environment of its own, kept between runs, and started as its makers say.
 
+A folder may also hold a peer's packages as they are unpacked (``DIR/smg/smg/__init__.py``), for machines that have no
+package index: they then run under this process's own Python, which must have what they import.
+
 They are run, never shipped. Licences: smg and vllm-router Apache-2.0, litellm MIT.
 """
 
@@ -12,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 from cli.bench.gateway_processes import Server, free_port
@@ -30,19 +34,25 @@ _LITELLM_ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A package of the index, and the command that it brings."""
+    """A package of the index, the command that it brings, and the module that does the same."""
 
     name: str
     requirement: str
     script: str
+    module: str
+
+    @property
+    def package(self) -> str:
+        """The package that the module is of."""
+        return self.module.partition(".")[0]
 
 
 PEERS: Mapping[str, Peer] = {
     peer.name: peer
     for peer in (
-        Peer("smg", "smg", "smg"),
-        Peer("vllm-router", "vllm-router", "vllm-router"),
-        Peer("litellm", "litellm[proxy]", "litellm"),
+        Peer("smg", "smg", "smg", "smg"),
+        Peer("vllm-router", "vllm-router", "vllm-router", "vllm_router.launch_router"),
+        Peer("litellm", "litellm[proxy]", "litellm", "litellm"),
     )
 }
 
@@ -55,10 +65,11 @@ def clean_environment() -> dict[str, str]:
 
 
 def environment_of(peer: Peer, folder: Path) -> Path:
-    """The peer's virtual environment, made now if it is not there. Raises LoadError if it cannot be installed."""
+    """The peer's virtual environment, or its unpacked packages; the former is made now if there is neither. Raises
+    LoadError if it cannot be installed."""
     home = folder / peer.name
     program = home / "bin" / peer.script
-    if program.is_file():
+    if program.is_file() or _unpacked(peer, home):
         return home
     shutil.rmtree(home, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,26 +92,42 @@ def environment_of(peer: Peer, folder: Path) -> Path:
 
 def version(peer: Peer, home: Path) -> str:
     """What is installed."""
-    code = f"from importlib.metadata import version; print(version({peer.name!r}))"
-    done = subprocess.run([str(home / "bin" / "python"), "-c", code], capture_output=True, text=True, timeout=60)
-    return done.stdout.strip() or "unknown"
+    folders = [home] if _unpacked(peer, home) else home.glob("lib/python*/site-packages")
+    found = distributions(name=peer.name, path=[str(folder) for folder in folders])
+    return next((each.version for each in found), "unknown")
 
 
-def launch(peer: Peer, home: Path, upstreams: Sequence[str], folder: Path) -> Server:
-    """Start a peer before these upstreams, one process that logs warnings only; it may not be ready yet."""
+def launch(
+    peer: Peer, home: Path, upstreams: Sequence[str], folder: Path, policy: str = "cache_aware", log: str | None = None
+) -> Server:
+    """Start a peer before these upstreams, one process that logs warnings only; it may not be ready yet. ``policy`` is
+    how a router balances, by its own name; ``log`` names its log file, the peer's name if not given."""
     port = free_port()
-    program = str(home / "bin" / peer.script)
-    common = [program, "--host", "127.0.0.1", "--port", str(port)]
-    routers = ["--worker-urls", *upstreams, "--policy", "cache_aware", "--prometheus-port", str(free_port())]
+    program, environ = _program(peer, home)
+    common = ["--host", "127.0.0.1", "--port", str(port)]
+    routers = ["--worker-urls", *upstreams, "--policy", policy, "--prometheus-port", str(free_port())]
     routers += ["--request-timeout-secs", "600"]
     if peer.name == "smg":
-        command = [program, "launch", *common[1:], *routers, "--log-level", "warn"]
+        command = [*program, "launch", *common, *routers, "--log-level", "warn"]
     elif peer.name == "vllm-router":
-        command = [*common, *routers, "--log-level", "warning"]
+        command = [*program, *common, *routers, "--log-level", "warning"]
     else:
-        command = [*common, "--config", str(_litellm_config(upstreams, folder)), "--num_workers", "1"]
-    environ = {**clean_environment(), **_LITELLM_ENVIRONMENT}
-    return Server.start(peer.name, port, command, folder / f"{peer.name}.log", environ, folder)
+        command = [*program, *common, "--config", str(_litellm_config(upstreams, folder)), "--num_workers", "1"]
+    environ |= _LITELLM_ENVIRONMENT
+    return Server.start(peer.name, port, command, folder / f"{log or peer.name}.log", environ, folder)
+
+
+def _unpacked(peer: Peer, home: Path) -> bool:
+    return (home / peer.package / "__init__.py").is_file()
+
+
+def _program(peer: Peer, home: Path) -> tuple[list[str], dict[str, str]]:
+    """What the peer is started with, and in what environment."""
+    environ = clean_environment()
+    if not _unpacked(peer, home):
+        return [str(home / "bin" / peer.script)], environ
+    paths = [str(home), environ.get("PYTHONPATH", "")]
+    return [sys.executable, "-m", peer.module], {**environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _litellm_config(upstreams: Sequence[str], folder: Path) -> Path:

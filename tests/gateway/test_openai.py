@@ -40,7 +40,7 @@ def test_a_ticket_has_what_a_decision_needs_and_never_the_text() -> None:
     assert "hello" not in repr(call.ticket)
 
 
-def test_a_prompt_is_the_messages_in_order_with_the_users_turns() -> None:
+def test_a_prompt_is_what_the_user_said_last_with_the_users_turns() -> None:
     messages = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
@@ -48,7 +48,10 @@ def test_a_prompt_is_the_messages_in_order_with_the_users_turns() -> None:
         {"role": "user", "content": "three"},
     ]
     call = chat(messages=messages)
-    assert (call.prompt.text, call.prompt.turns) == ("be brief\none\ntwo\nthree", 2)
+    assert (call.prompt.text, call.prompt.turns) == ("three", 2)
+    assert chat(messages=messages[:3]).prompt.text == "one\ntwo"
+    assert chat(messages=messages[:1]).prompt.text == "be brief"
+    assert call.ticket.prompt_chars == len("be brief\none\ntwo\nthree")
 
 
 def test_the_prefix_depends_on_the_salt() -> None:

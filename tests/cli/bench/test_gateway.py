@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.bench.gateway_config import Keys, Scored, configuration
-from cli.bench.gateway_peers import PEERS, clean_environment, environment_of
+from cli.bench.gateway_peers import PEERS, clean_environment, environment_of, launch, version
 from cli.bench.gateway_wrk import LoadError
 from cli.main import app
 from controller.configuration import parse
@@ -42,6 +42,28 @@ def test_an_environment_that_is_there_is_used(tmp_path: Path, monkeypatch: pytes
     script.parent.mkdir(parents=True)
     script.touch()
     assert environment_of(PEERS["smg"], tmp_path) == tmp_path / "smg"
+
+
+def test_unpacked_packages_run_under_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without a package index: the fake peer writes down how it was started."""
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    package = tmp_path / "vllm-router" / "vllm_router"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "launch_router.py").write_text("import sys\nprint(__file__, *sys.argv[1:], *sys.path)\n")
+    about = tmp_path / "vllm-router" / "vllm_router-1.2.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: vllm-router\nVersion: 1.2\n")
+    peer = PEERS["vllm-router"]
+    home = environment_of(peer, tmp_path)
+    assert version(peer, home) == "1.2"
+    server = launch(peer, home, ["http://127.0.0.1:1"], tmp_path, "round_robin")
+    with pytest.raises(LoadError, match="ended with 0"):
+        server.wait(lambda: False, 30)
+    started = server.log.read_text().split()
+    assert started[0] == str(package / "launch_router.py")
+    assert started[started.index("--policy") + 1] == "round_robin"
+    assert "/elsewhere" in started
 
 
 def test_headway_is_measured_with_everything_on(tmp_path: Path) -> None:
