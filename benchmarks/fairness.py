@@ -151,7 +151,7 @@ class Run:
         for one in records:
             assert one.usage is not None
             times = one.submitted_at, one.dispatched_at or 0.0, one.first_token_at or 0.0, one.finished_at
-            tokens = one.usage.prompt_tokens, one.usage.cached_tokens, one.usage.output_tokens
+            tokens = one.usage.prompt_tokens, one.usage.cached_tokens or 0, one.usage.output_tokens
             rows.append((int(one.tenant[1:]), *times, *tokens))
         columns = np.array(rows, dtype=np.float64).T
         return cls(columns[0].astype(np.int64), *columns[1:])

@@ -7,6 +7,7 @@ from collections.abc import KeysView, Mapping, Sequence
 import numpy as np
 
 from controller.errors import ControlError
+from controller.fairness import NoFairness
 from controller.fleet import Fleet
 from controller.homes import ANYWHERE
 from controller.kv.account import KvLimits
@@ -35,41 +36,54 @@ class Dispatcher:
     ) -> None:
         self._fleet = fleet
         self.kv: KvAdmission | None = None
+        self._held_back = 0
+        """By limits that were in force before."""
         self.limit(kv)
         self._waiting = waiting
+        self._homeless = not waiting.homing
         self._order = stages.order
         self._fairness = stages.fairness
         self._place = stages.place
         self._by_load = stages.place if isinstance(stages.place, ByLoad) else None
         self._counts = isinstance(stages.place, CountsTokens)
-        self._caches = stages.place if isinstance(stages.place, Homing) else None
+        self._caches = stages.place if stages.fairness.spares_cached and isinstance(stages.place, Homing) else None
+        self._charges = not isinstance(stages.fairness, NoFairness)
         self._signals = signals
         self._random = np.random.default_rng([seed, 1])
 
     def limit(self, kv: KvLimits | None) -> None:
         """Admit by the workers' KV budgets from now on, or no longer; what runs keeps what is reserved for it."""
-        if kv is None:
-            self.kv = None
-        elif self.kv is None or self.kv.limits != kv:
-            self.kv = KvAdmission(kv)
+        if self.kv is not None and self.kv.limits == kv:
+            return
+        self._held_back = self.held_for_kv
+        self.kv = None if kv is None else KvAdmission(kv)
+
+    @property
+    def held_for_kv(self) -> int:
+        """See :meth:`ControlPlane.held_for_kv`."""
+        return self._held_back + (0 if self.kv is None else self.kv.held_back)
 
     def send(self, now: float) -> tuple[Dispatch, ...]:
         """As many requests as the in-flight limits allow, pool by pool. Then there is nothing to do until the fleet is
-        stirred, unless a ticket waits for a particular worker."""
+        stirred, unless a ticket waits for a particular worker, or for room in a KV cache."""
         sent: list[Dispatch] = []
         held: list[TicketState] = []
         again = False
-        homeless = not self._waiting.homing
-        kv = self.kv
+        kv, next_ = self.kv, self._next if self._homeless else self._next_home
         for pool in self._fleet.pools.values():
-            if kv is not None:
-                kv.begin()
-            while pool.queued and (free := pool.with_room()) and (kv is None or not kv.closed(now)):
-                dispatch = self._next(pool, free, held, now) if homeless else self._next_home(pool, free, held, now)
+            if not pool.queued:
+                continue
+            if kv is not None and (kept := kv.begin(pool)) is not None:
+                sent.append(self._send_kept(*kept, pool, now))
+            free: Sequence[WorkerState]
+            while pool.queued and (free := pool.with_room()):
+                if kv is not None and not (free := kv.open(pool, free)):
+                    break
+                dispatch = next_(pool, free, held, now)
                 if dispatch is not None:
                     sent.append(dispatch)
             while held:
-                self._waiting.enqueue(held.pop(0), pool, now, keep_key=True)
+                self._waiting.put_back(held.pop(0), pool, now)
                 again = True
         self._fleet.stir.any = again
         return tuple(sent)
@@ -83,13 +97,24 @@ class Dispatcher:
         group = fairness.pick(name)
         if group is None:
             raise ControlError(f"fairness {fairness.name} picks nobody of all that wait for {name!r}")
-        return self._send(self._waiting.take(pool, group, now), pool, free, held, now, standing)
+        state = self._waiting.take(pool, group, now)
+        if state.bound is not None or state.avoid:
+            free = _usable(state, pool, free)
+        if free and self.kv is not None:
+            free = self.kv.fitting(state, free)
+            if not free:
+                self.kv.short(state, pool, None, now)
+        if not free:
+            held.append(state)
+            return None
+        return self._send(state, pool, free, now, standing)
 
     def _next_home(
         self, pool: PoolState, free: Sequence[WorkerState], held: list[TicketState], now: float
     ) -> Dispatch | None:
         """The same where tickets wait at homes: the least loaded worker with room takes what waits for it or for any;
-        else what waits where the most does, so that none idles."""
+        else what waits where the most does, so that none idles. It takes another of the same group first that has
+        fallen too far behind at its home."""
         waiting, fairness = self._waiting, self._fairness
         homes = waiting.homes(pool)
         worker, home = _turn(free, homes)
@@ -105,32 +130,38 @@ class Dispatcher:
             first = firsts[group]
         if group is None or first is None:
             raise ControlError(f"fairness {fairness.name} picks nobody of all that wait for {pool.name!r}")
-        where = first[0]
+        overdue = waiting.overdue_at_home(pool, first[1])
+        where, _ = overdue or first
         state = waiting.take(pool, group, now, where)
-        apart = state.bound is not None or state.avoid
-        return self._send(state, pool, free if apart or where == ANYWHERE else [worker], held, now, standing)
+        near = [worker] if overdue is None and where != ANYWHERE else free
+        if state.bound is not None or state.avoid:
+            near = free = _usable(state, pool, free)
+        if near and self.kv is not None:  # at home, or else wherever it fits
+            near = self.kv.fitting(state, near) or self.kv.fitting(state, free)
+            if not near:
+                self.kv.short(state, pool, worker, now)
+        if not near:
+            held.append(state)
+            return None
+        return self._send(state, pool, near, now, standing)
+
+    def _send_kept(self, state: TicketState, worker: WorkerState, pool: PoolState, now: float) -> Dispatch:
+        """The ticket that a worker was kept for goes there, whoever's turn it is."""
+        standing = self._fairness.standing(pool.name)
+        self._waiting.withdraw(state, now)
+        return self._send(state, pool, [worker], now, standing)
 
     def _send(
         self,
         state: TicketState,
         pool: PoolState,
         free: Sequence[WorkerState],
-        held: list[TicketState],
         now: float,
         standing: tuple[Alternative, ...],
-    ) -> Dispatch | None:
+    ) -> Dispatch:
         fairness, order, group = self._fairness, self._order, state.group
-        if state.bound is not None or state.avoid:
-            free = _usable(state, pool, free)
-            if not free:
-                held.append(state)
-                return None
         if self.kv is not None:
-            free = self.kv.fitting(state, free, now)
-            if not free:
-                held.append(state)
-                return None
-            self.kv.sent()
+            self.kv.sent(pool)
             state.short_since, state.passed = None, 0
         if state.recorded:
             if standing:
@@ -145,7 +176,7 @@ class Dispatcher:
         worker = None if state.recorded else self._lightest(free)
         if worker is None:
             worker = self._chosen(state, pool, free, now)
-        if not state.attempts:
+        if self._charges and not state.attempts:
             self._charge(state, pool, worker)
         self._place.placed(state.ticket, worker.name)
         return worker
@@ -153,7 +184,7 @@ class Dispatcher:
     def _charge(self, state: TicketState, pool: PoolState, worker: WorkerState) -> None:
         """To its group, for a request that is sent for the first time."""
         fairness, prompt = self._fairness, state.prompt_tokens
-        if self._caches is not None and fairness.spares_cached:
+        if self._caches is not None:
             prompt -= int(prompt * self._caches.cached(state.ticket, worker.name))
         state.prompt_charged = prompt
         fairness.admitted(pool.name, state.group, prompt)

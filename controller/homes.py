@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, KeysView
 from typing import Final, Generic, TypeVar
@@ -78,14 +79,14 @@ class HomeQueues(Generic[Item]):
                     found[group] = key, tie, home, item
         return {group: (home, item) for group, (_, _, home, item) in found.items()}
 
-    def first_of(self, group: str) -> tuple[str, Item] | None:
-        """Where a group's first item of all homes is, and that item; O(homes)."""
+    def first_of(self, group: str, before: float = math.inf) -> tuple[str, Item] | None:
+        """Where a group's first item of all homes is, and that item, if its key is ``before`` this; O(homes)."""
         best: tuple[float, int, str, Item] | None = None
         for home, queue in self._queues.items():
             first = queue.first_of(group)
             if first is not None and (best is None or (first[1], first[2]) < best[:2]):
                 best = first[1], first[2], home, first[0]
-        return None if best is None else best[2:]
+        return None if best is None or best[0] >= before else best[2:]
 
     def _emptied(self, home: str, queue: PoolQueue[Item], group: str) -> bool:
         if not queue:

@@ -51,6 +51,7 @@ class WorkerState:
         "serves",
         "shown",
         "spec",
+        "tells_cached",
         "tokens",
         "view",
         "work",
@@ -77,6 +78,8 @@ class WorkerState:
         """Ticket → when it was dispatched."""
         self.ends: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_ENDS)
         """(dispatched, ended) of requests that a report still under way may have counted."""
+        self.tells_cached = False
+        """Whether it has ever said what it had cached of a prompt; engines leave that out where there was nothing."""
         self.external = 0
         self.report: WorkerReport | None = None
         self.errors = 0

@@ -9,16 +9,16 @@ Every submitted ticket ends exactly once, in one decision record.
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Mapping, Sequence
 
 from controller.continuing import Continuing
 from controller.dispatcher import Dispatcher
+from controller.endings import Endings
 from controller.errors import ControlError, UnknownTicket
 from controller.fleet import Fleet
-from controller.intake import Intake, no_worker
+from controller.intake import Intake
 from controller.members import PoolState, WorkerState
-from controller.order import LearnsFromEnds
 from controller.protocols import MakesRoom, Stages, TierContext
 from controller.records import RecordLog
 from controller.retries import RetryBudget
@@ -26,12 +26,12 @@ from controller.running import Running
 from controller.settings import ControlSettings
 from controller.sharing import Sharing
 from controller.signals import Signals
+from controller.stranded import Stranded
 from controller.tally import Tally
 from controller.tickets import NO_SIGNALS, Stand, TicketState, pool_of, worker_of
 from controller.tiering import Tiering
 from controller.types import (
     Admitted,
-    Choice,
     DecisionRecord,
     Dispatch,
     Move,
@@ -51,6 +51,7 @@ from controller.types import (
     WorkerReport,
     WorkerSpec,
 )
+from controller.unseen import Unseen
 from controller.view import FleetView, TicketView
 from controller.waiting import WaitingRoom
 
@@ -60,8 +61,7 @@ SILENT = frozenset({"first_byte_timeout", "idle_timeout"})
 """Codes of a worker that fell silent: it hangs, though its connections are up."""
 BUSY = "busy"
 """Code of a worker that refused a request because it has too many; any other counts as a fault of the worker."""
-_ENDED_REMEMBERED = 16_384
-_OPEN, _RUNNING, _ENDED = Stand.OPEN, Stand.RUNNING, Stand.ENDED
+_OPEN, _RUNNING = Stand.OPEN, Stand.RUNNING
 _FRESH = frozenset({WorkerPhase.STARTING, WorkerPhase.SLEEPING})
 
 
@@ -98,18 +98,18 @@ class ControlPlane:
         self._asks = bool(stages.tier.needs)
         """Whether the tier stage has signals to wait for."""
         self._dispatcher = Dispatcher(self._fleet, self._waiting, stages, self._signals, seed, self.settings.kv)
+        self._unseen = Unseen(self._fleet)
         self._running = Running(self._fleet, stages.fairness, self.settings, stages.place)
-        self._settles = stages.fairness.prepays or stages.fairness.spares_cached
-        """Whether what a group was charged for has to be corrected at the end."""
-        self._taught = stages.order if isinstance(stages.order, LearnsFromEnds) else None
         self._continuing = Continuing(self._fleet, self._waiting, self.settings)
         self.retries = RetryBudget(self.settings.retry_share, self.settings.retry_free_per_s)
         self._tickets: dict[TicketId, TicketState] = {}
         self.sharing = Sharing(self._fleet, self._tickets, stages.fairness, self.limits, self.settings)
-        self._ended: set[TicketId] = set()
-        self._ends: deque[TicketId] = deque()
-        """The same ids, the oldest first."""
-        self._late: list[Rejected] = []
+        self._endings = Endings(self._tickets, self._running, self.limits, self.records, stages)
+        self._end, self._ended = self._endings.end, self._endings.ids
+        self._stranded = Stranded(
+            self._fleet, self._waiting, self._intake, self._tiering, self._endings, stages.fairness, self.settings
+        )
+        self._rehome = self._stranded.rehome
         self._next_scale = float("-inf")
         self._next_rebalance = float("-inf")
 
@@ -152,6 +152,7 @@ class ControlPlane:
         self._fleet.reconfigure(settings)
         self._waiting.reconfigure(settings)
         self._continuing.reconfigure(settings)
+        self._stranded.reconfigure(settings)
         self._dispatcher.limit(settings.kv)
         self.retries.reconfigure(settings.retry_share, settings.retry_free_per_s)
         self.stages.fairness.reconfigure(settings)
@@ -169,9 +170,11 @@ class ControlPlane:
         self._fleet.arrived(now)
         state = self._intake.receive(ticket, now)
         if isinstance(state, Rejected):
-            self._refused(ticket, state, now)
+            self._endings.refused(ticket, state.code, now)
             return state
         self._tickets[ticket.id] = state
+        if not ticket.streams:
+            self._unseen.add(state)
         self.retries.deposit(now)
         if self._awaits_scores(state):
             self._waiting.hold(state)
@@ -198,7 +201,7 @@ class ControlPlane:
         if not self._backlog.count:
             return ()
         if self._limited.soonest <= now:
-            self._expire(now)
+            self._stranded.expire(now)
         return self._dispatcher.send(now) if self._stir.any else ()
 
     def on_first_token(self, ticket: TicketId, now: float) -> None:
@@ -213,10 +216,17 @@ class ControlPlane:
         if state is not None:
             self._running.tokens(state, total_output_tokens, now)
 
+    def on_remaining(self, ticket: TicketId, total_output_tokens: int, left: float, now: float) -> None:
+        """Whoever reads the answer expected ``left`` more tokens when it had so many. Ignored where it has ended."""
+        state = self._tickets.get(ticket)
+        if state is not None and state.stand is _RUNNING:
+            self._running.remains(state, total_output_tokens, left, now)
+
     def on_finish(self, ticket: TicketId, usage: Usage | None, now: float) -> None:
         """The answer is complete. ``usage`` is the worker's count, if it gave one."""
         state = self._served(ticket)
         if state is not None:
+            self._unseen.learn(state, usage, now)
             self._running.finish(state, usage, now)
             self._end(state, Result.COMPLETED, None, usage, now)
 
@@ -277,11 +287,10 @@ class ControlPlane:
         for state in self._waiting.overdue(now):
             self.on_scores(state.ticket.id, None, now, why="timeout")
         if self._limited.soonest <= now:
-            self._expire(now)
-        self._strand(now)
-        rejected: tuple[Rejected, ...] = ()
-        if self._late:
-            rejected, self._late = tuple(self._late), []
+            self._stranded.expire(now)
+        self._stranded.strand(now)
+        self._unseen.count_down(now)
+        rejected = self._stranded.tell() if self._stranded.given_up else ()
         return Tick(rejected, self._scale(now), self.rebalance(now), self._next_at())
 
     def rebalance(self, now: float) -> tuple[Move, ...]:
@@ -315,6 +324,14 @@ class ControlPlane:
         """Tickets that workers are serving."""
         return tuple(state.view() for state in self._tickets.values() if state.stand is Stand.RUNNING)
 
+    def expectation(self, ticket: TicketId) -> tuple[float | None, int] | None:
+        """Rank of the prompt by length, where it was scored, and the answer's tokens in all, as expected; ``None`` for
+        a ticket that is not there."""
+        state = self._tickets.get(ticket)
+        if state is None:
+            return None
+        return None if state.scores is None else state.scores.length_rank, state.expected_output
+
     def tier_context(self, ticket: TicketId, scores: Scores | None, now: float) -> TierContext | None:
         """What the tier stage would be asked if these scores came now; ``None`` if the ticket's tier is not open."""
         state = self._find(ticket)
@@ -332,7 +349,7 @@ class ControlPlane:
 
     def held_for_kv(self) -> int:
         """Times a request was kept waiting though a worker had a seat free, because its KV cache had no room."""
-        return 0 if self._dispatcher.kv is None else self._dispatcher.kv.held_back
+        return self._dispatcher.held_for_kv
 
     def drain_records(self) -> tuple[DecisionRecord, ...]:
         """The records of the tickets that ended since the last call."""
@@ -361,23 +378,6 @@ class ControlPlane:
         self._tiering.skip()
         return state.candidates[0]
 
-    def _rehome(self, now: float) -> None:
-        """Tickets whose pool has lost its last ready worker choose again, where another pool can serve them."""
-        for pool in self._fleet.pools.values():
-            if pool.queued and not pool.ready:
-                for state in self._waiting.of_pool(pool):
-                    if any(other.ready for other in state.candidates):
-                        self._choose_again(state, now)
-
-    def _choose_again(self, state: TicketState, now: float) -> None:
-        before = pool_of(state)
-        self._waiting.discard(state, now)
-        pool = self._tiering.choose(state, "no_scores", self.view(now), now)
-        self._waiting.enqueue(state, pool, now, keep_key=True)
-        if state.prepaid and pool is not before:  # what was charged in advance goes with it
-            self.stages.fairness.decoded(before.name, state.group, -state.prepaid)
-            self.stages.fairness.decoded(pool.name, state.group, state.prepaid)
-
     # Ending
 
     def _may_retry(self, state: TicketState, now: float) -> bool:
@@ -403,67 +403,6 @@ class ControlPlane:
         self._end(state, Result.FAILED, code, None, now)
         return rejected
 
-    def _expire(self, now: float) -> None:
-        for state in self._waiting.expired(now):
-            since = state.submitted_at if state.requeued_at is None else state.requeued_at
-            ticket, waited = state.ticket, f"after {now - since:.1f} s in the queue"
-            if ticket.deadline is not None and self.settings.drop_late and ticket.deadline <= now:
-                late = Rejected(ticket.id, 504, "deadline_exceeded", f"its deadline passed {waited}")
-            else:
-                late = Rejected(ticket.id, 503, "queue_timeout", f"no worker had room {waited}", retry_after=5.0)
-            self._reject(state, late, now)
-
-    def _strand(self, now: float) -> None:
-        """Reject what waits for pools that have no worker and will get none."""
-        for pool in self._fleet.pools.values():
-            if pool.queued and not self._intake.reachable(pool, now):
-                for state in self._waiting.of_pool(pool):
-                    if any(other.alive for other in state.candidates):
-                        self._choose_again(state, now)
-                    else:
-                        self._reject(state, no_worker(state.ticket, [pool]), now)
-
-    def _reject(self, state: TicketState, rejected: Rejected, now: float) -> None:
-        self._waiting.discard(state, now)
-        self._late.append(rejected)
-        self._end(state, Result.FAILED if state.continued else Result.REJECTED, rejected.code, None, now)
-
-    def _end(self, state: TicketState, result: Result, code: str | None, usage: Usage | None, now: float) -> None:
-        ticket = state.ticket.id
-        state.stand = _ENDED
-        if state.attempts:
-            if self._settles:
-                self._running.close(state, usage)
-            if self._taught is not None and state.generates:
-                self._taught.ended(state.ticket, state.output_tokens)
-        del self._tickets[ticket]
-        if self.limits.pledged(ticket):
-            self.limits.end(ticket, state.spent(result, usage), now)
-        if state.recorded:
-            self.records.add(state.record(now, result, code, usage))
-        else:
-            self.records.spared += 1
-        self._remember(ticket)
-
-    def _refused(self, ticket: Ticket, rejected: Rejected, now: float) -> None:
-        self._remember(ticket.id)
-        if not self.records.wants(ticket.id):
-            self.records.spared += 1
-            return
-        choice = Choice("admit", self.stages.admit.name, "rejected")
-        self.records.add(
-            DecisionRecord(
-                ticket.id, ticket.tenant, ticket.model, now, ticket.prompt_tokens or 0, ticket.max_tokens, None,
-                (choice,), None, None, 0, None, None, now, Result.REJECTED, rejected.code, None,
-            )
-        )  # fmt: skip
-
-    def _remember(self, ticket: TicketId) -> None:
-        self._ended.add(ticket)
-        self._ends.append(ticket)
-        if len(self._ends) > _ENDED_REMEMBERED:
-            self._ended.discard(self._ends.popleft())
-
     # Time
 
     def _scale(self, now: float) -> tuple[Scale, ...]:
@@ -480,6 +419,8 @@ class ControlPlane:
         for at in (self._waiting.next_at(), self._fleet.next_unblock()):
             if at is not None:
                 due.append(at)
+        if (unseen := self._unseen.next_at()) < math.inf:
+            due.append(unseen)
         if self.stages.scale.interval_s is not None:
             due.append(self._next_scale)
         if self.stages.rebalance.interval_s is not None:

@@ -173,6 +173,11 @@ class OrderStage(Protocol):
         """The same order for vLLM's own scheduler: a small integer, lower is earlier."""
         ...
 
+    def count_from(self, moment: float) -> None:
+        """Count those integers from this moment on the caller's clock, which other control planes with the same workers
+        know by theirs; called before the first is asked for, or not at all."""
+        ...
+
 
 class FairnessStage(Protocol):
     """Say whose turn it is, per pool. Tickets of one *group* share one ordered queue."""
@@ -188,6 +193,11 @@ class FairnessStage(Protocol):
 
     def emptied(self, pool: PoolName, group: str) -> None:
         """The group has nothing waiting for this pool any more."""
+        ...
+
+    def returned(self, pool: PoolName, group: str) -> None:
+        """The group's last ticket, taken a moment ago, could not be sent and waits again: everything is as before it
+        ``emptied``."""
         ...
 
     @property
@@ -305,6 +315,12 @@ class Homing(Protocol):
         """Whether it does so, as configured."""
         ...
 
+    @property
+    def home_s(self) -> float:
+        """How far a waiting ticket may fall behind for its home, in the seconds of the order's keys: no ticket of its
+        group with a key so much later is sent before it; it goes instead, to whichever worker has room."""
+        ...
+
     def home(self, context: HomeContext) -> WorkerName | None:
         """``None`` for any."""
         ...
@@ -327,6 +343,8 @@ class Outcome:
     first_token_at: float
     ended_at: float
     usage: Usage
+    cached_tokens: int | None = None
+    """Prompt tokens that the worker had cached, by its own count; ``None`` where it gives none."""
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from controller.fairness import NoFairness
 from controller.fleet import Fleet
 from controller.members import PoolState, WorkerState
 from controller.protocols import FairnessStage, LearnsFromOutcomes, Outcome, PlaceStage
@@ -19,6 +20,7 @@ class Running:
         self._fleet = fleet
         self._taught = place if isinstance(place, LearnsFromOutcomes) else None
         self._fairness = fairness
+        self._charges = not isinstance(fairness, NoFairness)
         self._prompt_work = settings.prompt_work
 
     def first_token(self, state: TicketState, now: float) -> None:
@@ -58,14 +60,34 @@ class Running:
             state.booking.produced(new, left)
         self._fleet.progress(worker, new, left - state.work, now)
         state.work = left
-        owed = new if not state.prepaid else total - max(state.prepaid, total - new)
-        if owed > 0:
-            self._fairness.decoded(worker.pool.name, state.group, owed)
+        if self._charges:
+            owed = new if not state.prepaid else total - max(state.prepaid, total - new)
+            if owed > 0:
+                self._fairness.decoded(worker.pool.name, state.group, owed)
+
+    def remains(self, state: TicketState, total: int, left: float, now: float) -> None:
+        """After ``total`` tokens of its answer ``left`` more were expected. That replaces what was expected of it
+        before, unless it has more than that by now, or has gone on elsewhere and is still being read there."""
+        if state.first_token_at is None or state.resuming:
+            return
+        limit, expected = state.ticket.max_tokens, total + max(round(left), 1)
+        if limit is not None and expected > limit:
+            expected = limit
+        if expected <= state.output_tokens:
+            return
+        state.expected_output = expected
+        due = expected - state.output_tokens
+        if state.booking is not None:
+            state.booking.produced(0, due)
+        self._fleet.progress(state.worker or worker_of(state), 0, due - state.work, now)
+        state.work = due
 
     def finish(self, state: TicketState, usage: Usage | None, now: float) -> None:
         """The answer is complete."""
         worker = state.worker or worker_of(state)
         if usage is not None:
+            if usage.cached_tokens is not None:
+                worker.tells_cached = True
             self.tokens(state, usage.output_tokens, now)
             if state.first_token_at is None or state.resuming:
                 self.first_token(state, now)
@@ -73,8 +95,12 @@ class Running:
         if worker.errors:
             self._fleet.succeeded(worker, now)
         self._fleet.end(worker, state.ticket.id, state.work, now)
-        self._left(state, worker, _outcome(state, usage, now))
         state.work = 0
+        if state.booking is not None:
+            state.booking.release()
+            state.booking = None
+        if self._taught is not None:
+            self._taught.left(state.ticket.id, worker.name, _outcome(state, worker, usage, now))
 
     def close(self, state: TicketState, usage: Usage | None) -> None:
         """A ticket that a worker was sent has ended: its group is charged for what it had, and for no more."""
@@ -85,28 +111,32 @@ class Running:
         state.prepaid = 0
         if usage is None or not fairness.spares_cached:
             return
-        read = usage.prompt_tokens - usage.cached_tokens
-        if usage.cached_tokens and read != state.prompt_charged:
-            fairness.admitted(pool, state.group, read - state.prompt_charged)
+        cached = _cached(usage, worker_of(state))
+        if cached is not None and (beyond := usage.prompt_tokens - cached - state.prompt_charged):
+            fairness.admitted(pool, state.group, beyond)
 
     def leave(self, state: TicketState, now: float) -> None:
         """The ticket is no longer with its worker."""
-        self._fleet.end(worker_of(state), state.ticket.id, state.work, now)
-        self._left(state, worker_of(state), None)
+        worker = worker_of(state)
+        self._fleet.end(worker, state.ticket.id, state.work, now)
         state.work = 0
-
-    def _left(self, state: TicketState, worker: WorkerState, outcome: Outcome | None) -> None:
         if state.booking is not None:
             state.booking.release()
             state.booking = None
         if self._taught is not None:
-            self._taught.left(state.ticket.id, worker.name, outcome)
+            self._taught.left(state.ticket.id, worker.name, None)
 
 
-def _outcome(state: TicketState, usage: Usage | None, now: float) -> Outcome | None:
+def _cached(usage: Usage, worker: WorkerState) -> int | None:
+    """Prompt tokens that the worker had cached, by its own count; ``None`` where it gives none."""
+    return 0 if usage.cached_tokens is None and worker.tells_cached else usage.cached_tokens
+
+
+def _outcome(state: TicketState, worker: WorkerState, usage: Usage | None, now: float) -> Outcome | None:
     sent, first = state.dispatched_at, state.first_token_at
-    whole = usage is not None and not state.continued
-    return Outcome(sent, first, now, usage) if whole and usage and sent is not None and first is not None else None
+    if usage is None or state.continued or sent is None or first is None:
+        return None
+    return Outcome(sent, first, now, usage, _cached(usage, worker))
 
 
 def _learn(state: TicketState, pool: PoolState, usage: Usage) -> None:

@@ -97,6 +97,8 @@ class Ticket:
     """Answers asked for at once (``n``)."""
     session: str | None = None
     """What several requests of one conversation or program have in common, where the client says so."""
+    streams: bool = True
+    """Something is heard of the answer while it is being written; ``False`` for one that comes whole."""
 
 
 @swift
@@ -259,7 +261,8 @@ class Usage:
 
     prompt_tokens: int
     output_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: int | None = None
+    """Of the prompt's; ``None`` where the worker does not say, which need not mean that there were none."""
 
 
 @swift

@@ -31,6 +31,7 @@ class WaitingRoom:
         self._fairness = fairness
         self._settings = settings
         self._homing = place if isinstance(place, Homing) and place.homes else None
+        self._home_s = 0.0 if self._homing is None else self._homing.home_s
         self._queues: dict[PoolName, PoolQueue[TicketState]] = {}
         self._homes: dict[PoolName, HomeQueues[TicketState]] = {}
         self.held: Timers[TicketState] = Timers()
@@ -85,6 +86,15 @@ class WaitingRoom:
         if not held:
             self._enter(state)
 
+    def put_back(self, state: TicketState, pool: PoolState, now: float) -> None:
+        """A ticket that was taken a moment ago and could not be sent waits again, as and where it did."""
+        if self._homing is not None and state.home:
+            _occupy(pool, state.home, state.work)
+        if self._push(state, pool.name):
+            self._fairness.returned(pool.name, state.group)
+        pool.wait(1, state.work, now)
+        self._enter(state)
+
     def rekey(self, state: TicketState, now: float) -> None:
         """A queued ticket's scores came: its place in the queue, and the work it stands for, may change."""
         pool = pool_of(state)
@@ -112,19 +122,23 @@ class WaitingRoom:
         self.backlog.remove(state.ticket)
         return state
 
+    def withdraw(self, state: TicketState, now: float) -> None:
+        """This ticket leaves the queue to be sent, wherever in it it is."""
+        pool = pool_of(state)
+        if self._drop(state, pool):
+            self._fairness.emptied(pool.name, state.group)
+        pool.wait(-1, -state.work, now)
+        self._exit(state)
+
     def discard(self, state: TicketState, now: float) -> None:
         """A waiting ticket leaves for another reason."""
         if state.stand is _OPEN:
             self.held.discard(state)
             self._exit(state)
             return
-        pool = pool_of(state)
-        if self._drop(state, pool):
-            self._fairness.emptied(pool.name, state.group)
         if self._homing is not None and state.home:
             self._homing.unhomed(state.ticket.id)
-        pool.wait(-1, -state.work, now)
-        self._exit(state)
+        self.withdraw(state, now)
 
     def heads(self) -> tuple[TicketView, ...]:
         """The first ticket of every group that waits for a pool, of each home where there are homes."""
@@ -138,6 +152,11 @@ class WaitingRoom:
     def first_of(self, pool: PoolState, group: str) -> tuple[str, TicketState] | None:
         """Where a group's first ticket of all homes is, and that ticket."""
         return self._homes[pool.name].first_of(group)
+
+    def overdue_at_home(self, pool: PoolState, first: TicketState) -> tuple[str, TicketState] | None:
+        """Where a ticket of the same group is that would fall too far behind for its home's sake if ``first`` were sent
+        now, and that ticket; ``None`` if there is none."""
+        return self._homes[pool.name].first_of(first.group, _key_of(first) - self._home_s)
 
     def homes(self, pool: PoolState) -> KeysView[str]:
         """Where tickets of this pool wait. Those whose worker no longer serves wait for any from now on."""
@@ -183,9 +202,8 @@ class WaitingRoom:
             _occupy(pool, home, state.work)
 
     def _push(self, state: TicketState, pool: PoolName) -> bool:
-        """Into its queue, or to another place in it; true if its group waited for nothing before. In the middle of its
-        answer a ticket goes in front of all."""
-        key = -math.inf if state.continued and not state.yielded else state.key
+        """Into its queue, or to another place in it; true if its group waited for nothing before."""
+        key = _key_of(state) if state.continued else state.key
         tie = state.serial
         if self._settings.kv is not None:
             # Of equal turn the larger one first, as in decreasing first-fit (S³, Jin et al., NeurIPS'23).
@@ -229,6 +247,11 @@ class WaitingRoom:
     def _exit(self, state: TicketState) -> None:
         self.limits.discard(state)
         self.backlog.remove(state.ticket)
+
+
+def _key_of(state: TicketState) -> float:
+    """Its key in the queue: in the middle of its answer a ticket goes in front of all."""
+    return -math.inf if state.continued and not state.yielded else state.key
 
 
 def _occupy(pool: PoolState, home: str, work: int) -> None:

@@ -24,6 +24,7 @@ from predictors.quality.model import KnnQuality
 
 if TYPE_CHECKING:
     from predictors.length.model import FastLength
+    from predictors.length.remaining.model import RemainingLength
 
 __all__ = ["Artifacts", "Learned", "control_plane", "learned"]
 
@@ -39,10 +40,12 @@ class Artifacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What was learned and can be used. ``scorer`` is ``None`` where nothing can be scored."""
+    """What was learned and can be used. ``scorer`` is ``None`` where nothing can be scored, ``remaining`` where running
+    streams are not read."""
 
     scorer: Scorer | None
     standings: tuple[Standing, ...]
+    remaining: RemainingLength | None = None
 
 
 def control_plane(configuration: Configuration, store: Artifacts) -> ControlPlane:
@@ -65,18 +68,32 @@ def learned(configuration: Configuration, store: Artifacts) -> Learned:
     scoring = configuration.scoring
     length = _load(store, scoring.length, _fast_length, standings)
     quality = _load(store, scoring.quality, KnnQuality.load, standings)
+    remaining = _load(store, scoring.remaining, _remaining_length, standings)
     for ref in _stage_artifacts(configuration):
         _load(store, ref, lambda path: path, standings)
     for standing in standings:
         if standing.state is not ArtifactState.ACTIVE:
             _log.warning("artifact %s/%s is %s: %s", standing.kind, standing.name, standing.state, standing.why)
+    _warn_of_strangers(configuration, store, standings)
     if length is None and quality is None:
-        return Learned(None, tuple(standings))
+        return Learned(None, tuple(standings), remaining)
     try:
-        return Learned(Scorer(Embedder(), length, quality, _pool_models(configuration)), tuple(standings))
+        scorer = Scorer(Embedder(), length, quality, _pool_models(configuration))
     except EmbeddingUnavailable as error:
         _log.warning("nothing can be scored: %s", error)
-        return Learned(None, tuple(standings))
+        return Learned(None, tuple(standings), remaining)
+    return Learned(scorer, tuple(standings), remaining)
+
+
+def _warn_of_strangers(configuration: Configuration, store: Artifacts, standings: list[Standing]) -> None:
+    """A policy that learned from other predictions than it is given decides on another scale."""
+    active = {f"{one.kind}/{one.name}": one.sha256 for one in standings if one.state is ArtifactState.ACTIVE}
+    for ref in set(_stage_artifacts(configuration)) & set(active):
+        learned_from = load_manifest(store.resolve(ref)).settings.get("inputs", {})
+        for other in sorted(set(learned_from) & set(active)):
+            if learned_from[other] != active[other]:
+                text = "artifact %s learned from another %s than the one that serves: train it again, or serve that one"
+                _log.warning(text, ref, other)
 
 
 def _load(store: Artifacts, ref: str | None, load: Callable[[Path], T], standings: list[Standing]) -> T | None:
@@ -101,6 +118,12 @@ def _fast_length(path: Path) -> FastLength:
     from predictors.length.model import FastLength  # LightGBM takes seconds to import where scikit-learn is installed
 
     return FastLength.load(path)
+
+
+def _remaining_length(path: Path) -> RemainingLength:
+    from predictors.length.remaining.model import RemainingLength
+
+    return RemainingLength.load(path)
 
 
 def _stage_artifacts(configuration: Configuration) -> Iterator[str]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from gateway.events import parsed, payloads
 from upstream import sse
 
 __all__ = ["Journal", "Ledger", "Produced", "stripped"]
@@ -142,11 +140,11 @@ class Produced:
 
     def read(self, events: bytes) -> None:
         """Take account of events as the worker sent them."""
-        payloads = [payload for payload in _payloads(events) if payload is not None]
-        if payloads and payloads[-1] == sse.DONE:
+        found = [payload for payload in payloads(events) if payload is not None]
+        if found and found[-1] == sse.DONE:
             self.done = True
-            del payloads[-1]
-        for content in _parsed(payloads):
+            del found[-1]
+        for content in parsed(found):
             if isinstance(content, dict):
                 self.usage = content.get("usage") or self.usage
                 choices = content.get("choices")
@@ -285,24 +283,3 @@ class Journal:
             return events
         self.produced.prompt = found.group(2)
         return _PROMPT_IDS.sub(_NULL, events, count=1) if self._strips else events
-
-
-def _payloads(events: bytes) -> Iterator[bytes | None]:
-    if b"\r" in events:
-        yield from map(sse.data, sse.split(events))
-        return
-    for event in events.split(b"\n\n"):
-        plain = event.startswith(b"data: ") and b"\n" not in event
-        yield event[6:] if plain else sse.data(event)
-
-
-def _parsed(payloads: list[bytes]) -> list[Any]:
-    """All at once where they are sound; else those that are."""
-    with suppress(orjson.JSONDecodeError):
-        found: list[Any] = orjson.loads(b"[" + b",".join(payloads) + b"]")
-        return found
-    found = []
-    for payload in payloads:
-        with suppress(orjson.JSONDecodeError):
-            found.append(orjson.loads(payload))
-    return found

@@ -110,6 +110,10 @@ class Turn:
         driver = self._driver
         driver.plane.on_tokens(self.ticket.id, total, driver.now())
 
+    def expectation(self) -> tuple[float | None, int] | None:
+        """Rank of its prompt by length, where it is known, and its answer's tokens, as expected."""
+        return self._driver.plane.expectation(self.ticket.id)
+
     def finish(self, usage: Usage | None) -> None:
         """The worker's answer is complete."""
         driver = self._driver

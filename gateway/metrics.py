@@ -18,6 +18,7 @@ from controller.types import DecisionRecord, Result
 from gateway.continuation_rules import UNKNOWN_FIELD
 from gateway.instruments import Count, Counter, Histogram
 from gateway.metrics_fleet import ArtifactState, Reading, Standing, Status
+from gateway.remaining import OUTCOMES
 
 __all__ = ["ArtifactState", "Metrics", "Naming", "Series", "Standing", "Status"]
 
@@ -127,6 +128,9 @@ class Metrics:
         )
         self.steps = {step: decision.labels(step).observe for step in ("submit", "dispatch", "score")}
         """What is told by :meth:`gateway.driver.Observer.decided`, by step, in seconds."""
+        looks = self._counter("headway_remaining_looks", "Looks at running streams for what is left.", ["outcome"])
+        self.looks = {outcome: looks.labels(outcome).inc for outcome in OUTCOMES}
+        """What is told by :class:`gateway.remaining.RemainingDesk`."""
         self._series: dict[tuple[str, str], Series] = {}
         self._registry.register(Reading(status, version))
 
@@ -182,7 +186,7 @@ class Metrics:
         if usage is not None:
             series.prompt.value += usage.prompt_tokens
             series.output.value += usage.output_tokens
-            series.cached.value += usage.cached_tokens
+            series.cached.value += usage.cached_tokens or 0
 
     def _failed(self, record: DecisionRecord, pool: str, class_: str) -> None:
         code = _bounded(record.code or "")

@@ -66,6 +66,7 @@ class Status:
     """``exported``, ``failed`` and ``dropped`` → how many."""
     kv: Callable[[], Mapping[WorkerName, KvStats]] = dict
     """Of workers that are listened to."""
+    held_for_kv: Callable[[], int] = _none
 
 
 class Reading(Collector):
@@ -103,6 +104,10 @@ def _own(status: Status) -> Iterator[Metric]:
         "headway_retry_budget_refused": (
             "Further attempts that the retry budget did not grant.",
             status.retries_refused(),
+        ),
+        "headway_held_for_kv": (
+            "Requests kept waiting though a worker had a seat free, because its KV budget had no room.",
+            status.held_for_kv(),
         ),
         "headway_client_connections_accepted": ("Connections that clients have opened.", status.clients.total),
     }
@@ -147,14 +152,20 @@ def _workers(view: FleetView) -> Iterator[Metric]:
     phase = GaugeMetricFamily("headway_worker_phase", "1 for the phase it is in.", labels=["worker", "pool", "phase"])
     inflight = GaugeMetricFamily("headway_worker_inflight", "Requests running there.", labels=["worker", "pool"])
     kv = GaugeMetricFamily("headway_worker_kv_usage", "As the worker reports it, 0 to 1.", labels=["worker", "pool"])
+    outgrown = CounterMetricFamily(
+        "headway_worker_outgrown",
+        "Times an answer there outgrew the KV cache reserved for it.",
+        labels=["worker", "pool"],
+    )
     for pool in view.pools:
         for worker in pool.workers:
             for one in WorkerPhase:
                 phase.add_metric([worker.name, pool.name, one.value], float(worker.phase is one))
             inflight.add_metric([worker.name, pool.name], worker.inflight)
+            outgrown.add_metric([worker.name, pool.name], worker.outgrown)
             if worker.report is not None:
                 kv.add_metric([worker.name, pool.name], worker.report.kv_usage)
-    yield from (phase, inflight, kv)
+    yield from (phase, inflight, kv, outgrown)
 
 
 def _breakers(view: FleetView) -> Metric:

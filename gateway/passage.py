@@ -12,6 +12,7 @@ from collections.abc import Callable
 from gateway.continuation import Continuation
 from gateway.driver import Clock, Turn
 from gateway.exchange import Exchange
+from gateway.remaining import Listener
 from gateway.stream import StreamMeter
 
 __all__ = ["Passage", "WorkerFault"]
@@ -32,6 +33,7 @@ class Passage:
     """One worker's stream. ``begin`` writes the head of the answer; raises WorkerFault for an error as first event.
 
     With a ``continuation``, also for an error, or an end without one, later on; what came before is written then.
+    A ``listener`` hears of all events but the last.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Passage:
         "_continuation",
         "_exchange",
         "_heard_at",
+        "_listener",
         "_meter",
         "_now",
         "_told",
@@ -57,7 +60,9 @@ class Passage:
         begin: Callable[[], None],
         continuation: Continuation | None = None,
         now: Clock = time.monotonic,
+        listener: Listener | None = None,
     ) -> None:
+        self._listener = listener
         self._now = now
         self._heard_at = 0.0
         self.longest_gap = 0.0
@@ -97,6 +102,8 @@ class Passage:
         if tokens - self._told >= _TELL_EVERY:
             self._told = tokens
             self._turn.tokens(self._before + tokens)
+        if self._listener is not None:
+            self._listener.hear(events, self._before + tokens)
         if events:
             self._exchange.write(events)
 

@@ -21,30 +21,30 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-
-import orjson
 
 from controller.pipeline import BUSY
 from controller.types import Dispatch, Tenant, Usage
 from gateway.bulk import CutShort, pass_on
 from gateway.continuation import Continuation, Continuations, Ending, Mode, Refused, Resume
 from gateway.driver import GONE, Driver, Turn
-from gateway.endpoints import Endpoint, dialect_of, find, target
+from gateway.endpoints import dialect_of, target
 from gateway.errors import ApiError, ClientLeft
 from gateway.exchange import Exchange
-from gateway.headers import from_worker, request_id, session, to_worker
+from gateway.headers import from_worker, request_id, to_worker
 from gateway.kv_caches import SESSION, KvCaches
 from gateway.metrics import Metrics, Series
-from gateway.openai import Call, Wish, body_for, parse
+from gateway.openai import Call, body_for, parse
 from gateway.passage import Passage, WorkerFault
 from gateway.rate_limits import rate_limit_headers
+from gateway.remaining import Listener, RemainingDesk
 from gateway.stream import StreamMeter
 from gateway.tenants import Caller, Tenants
 from gateway.trail import Trails
+from gateway.turns import Turns
 from gateway.upstreams import Upstreams
-from gateway.usage import usage_at_end, usage_in
+from gateway.usage import usage_in, usage_of
+from gateway.wishes import endpoint_of, wish_of
 from upstream.client import Response
 from upstream.errors import BodyTooLong, TotalTimeout, UpstreamError
 from upstream.types import Header, Timeouts
@@ -53,8 +53,6 @@ __all__ = ["Relay", "RelaySettings"]
 
 _ANSWER_LIMIT = 1 << 26
 """Bytes of an answer that is no stream. It is read whole, so that a worker's death in the middle of it stays unseen."""
-_LONG = 1 << 16
-"""Bytes of an answer whose usage is looked for at its end instead of reading it."""
 _log = logging.getLogger("headway.relay")
 
 
@@ -97,6 +95,9 @@ class Relay:
         """Where requests are noted for the access log and for traces, where there are any."""
         self.caches: KvCaches | None = None
         """What workers say that they have cached, where any say it."""
+        self.remaining: RemainingDesk | None = None
+        """Reads running streams for what is left of them, where that is asked for."""
+        self.turns = Turns()
         self._ids: Iterator[int] = itertools.count(1)
         self._prefix = prefix
 
@@ -108,7 +109,9 @@ class Relay:
 class _Request:
     """One request and its answer."""
 
-    __slots__ = ("_caller", "_exchange", "_id", "_named", "_relay", "_series", "_spent", "_ticket", "_trail")
+    __slots__ = (
+        "_caller", "_exchange", "_id", "_listener", "_named", "_relay", "_series", "_spent", "_ticket", "_trail",
+    )  # fmt: skip
 
     def __init__(self, relay: Relay, exchange: Exchange, ticket: str) -> None:
         self._relay = relay
@@ -121,6 +124,8 @@ class _Request:
         """Seconds that the gateway itself has worked on the request so far."""
         self._series: Series | None = None
         """What is observed of such requests, once there is a worker."""
+        self._listener: Listener | None = None
+        """Of a stream that is read as it passes."""
         self._named = False
         """Whether the worker calls it by its ticket when it says what it has cached."""
         self._trail = None if relay.trails is None else relay.trails.open(exchange, ticket, self._id)
@@ -154,13 +159,17 @@ class _Request:
     async def _serve(self) -> None:
         relay, exchange = self._relay, self._exchange
         try:
-            endpoint = self._endpoint()
+            endpoint = endpoint_of(exchange)
             caller = self._caller = relay.tenants.identify(exchange.fields)
             body = await exchange.body(relay.settings.max_body_bytes)
             if relay.room is not None:
                 await relay.room(caller.name)
+            if relay.turns.over:
+                await relay.turns.next()
             began = relay.driver.now()
-            call = parse(endpoint, body, self._wish(caller, began), exchange.fields.get(b"content-type", b""))
+            settings = relay.settings
+            wish = wish_of(exchange, self._ticket, caller, began, settings.deadline_s, settings.max_json_depth)
+            call = parse(endpoint, body, wish, exchange.fields.get(b"content-type", b""))
         except ApiError as error:
             self._turned_away(error.code)
             raise
@@ -169,8 +178,11 @@ class _Request:
             raise
         if self._trail is not None:
             self._trail.submitted(endpoint, caller.name, len(body))
-        turn = relay.driver.submit(call.ticket, call.prompt)
-        self._spent = relay.driver.now() - began
+        try:
+            turn = relay.driver.submit(call.ticket, call.prompt)
+        finally:
+            self._spent = relay.driver.now() - began
+            relay.turns.spend(self._spent)
         try:
             await self._deliver(call, turn)
         except asyncio.CancelledError:
@@ -185,56 +197,6 @@ class _Request:
         if self._trail is not None:
             self._trail.code = code
             self._trail.tenant = None if self._caller is None else self._caller.name
-
-    # The request
-
-    def _endpoint(self) -> Endpoint:
-        exchange = self._exchange
-        endpoint = find(exchange.method, exchange.path)
-        if endpoint is None or exchange.method != "POST":
-            message = f"{exchange.path} takes POST, not {exchange.method}"
-            raise ApiError(405, "method_not_allowed", message, close=True, more=((b"allow", b"POST"),))
-        encoding = exchange.fields.get(b"content-encoding")
-        if encoding is not None and encoding.lower() != b"identity":
-            message = f"the body has the encoding {encoding.lower().decode('latin-1')!r}; send it as it is"
-            raise ApiError(415, "unsupported_encoding", message, close=True)
-        return endpoint
-
-    def _wish(self, caller: Caller, now: float) -> Wish:
-        allowed = caller.settings.priority
-        return Wish(
-            self._ticket,
-            caller.name,
-            allowed.min,
-            allowed.max,
-            self._deadline(now),
-            caller.longest_answer,
-            caller.cache_key,
-            self._relay.settings.max_json_depth,
-            self._session(),
-        )
-
-    def _session(self) -> str | None:
-        given = self._exchange.fields.get(b"x-headway-session")
-        if given is None:
-            return None
-        try:
-            return session(given)
-        except ValueError as error:
-            raise ApiError(400, "invalid_session", str(error), param="X-Headway-Session") from error
-
-    def _deadline(self, now: float) -> float | None:
-        given = self._exchange.fields.get(b"x-headway-deadline-ms")
-        if given is None:
-            default = self._relay.settings.deadline_s
-            return None if default is None else now + default
-        with suppress(ValueError):
-            milliseconds = float(given)
-            if 0 < milliseconds < float("inf"):
-                return now + milliseconds / 1000
-        shown = given[:40].decode("latin-1")
-        message = f"X-Headway-Deadline-Ms must be a positive number of milliseconds, not {shown!r}"
-        raise ApiError(400, "invalid_deadline", message, param="X-Headway-Deadline-Ms")
 
     # The answer
 
@@ -261,6 +223,8 @@ class _Request:
         finally:
             if going is not None:
                 going.close()
+            if self._listener is not None:
+                self._listener.close()
 
     def _failed(
         self, turn: Turn, dispatch: Dispatch, error: UpstreamError | WorkerFault, going: Continuation | None
@@ -346,7 +310,8 @@ class _Request:
             going.answered()
         turn.on_move(break_off)
         exchange.feed(response)
-        passage = Passage(exchange, turn, meter, begin, going, self._relay.driver.now)
+        listener = self._listener or self._listen(call, turn)
+        passage = Passage(exchange, turn, meter, begin, going, self._relay.driver.now, listener)
         try:
             await response.pump(passage)
             self._counted(dispatch, meter.usage)
@@ -358,6 +323,16 @@ class _Request:
             turn.on_move(None)
             exchange.feed(None)
             self._observe(passage.spent, passage.longest_gap)
+
+    def _listen(self, call: Call, turn: Turn) -> Listener | None:
+        """Have the stream read as it passes, where one answer is being generated and somebody reads."""
+        desk, ticket = self._relay.remaining, call.ticket
+        if desk is None or not call.endpoint.generates or ticket.answers != 1:
+            return None
+        known = turn.expectation()
+        if known is not None:
+            self._listener = desk.listen(ticket.id, *known, ticket.max_tokens)
+        return self._listener
 
     def _counted(self, dispatch: Dispatch, usage: Usage | None) -> None:
         """The answer is complete."""
@@ -379,7 +354,7 @@ class _Request:
             raise ApiError(502, "answer_too_large", message) from error
         began = self._relay.driver.now()
         if response.status < 400:
-            usage = _usage(body)
+            usage = usage_of(body)
             turn.finish(usage)  # first: the head says what the tenant has left after it
             self._counted(dispatch, usage)
         else:
@@ -418,12 +393,3 @@ class _Request:
 def _not_continued(verdict: ApiError, why: str) -> ApiError:
     message = f"{verdict.message}; the stream cannot be continued, because {why}"
     return ApiError(verdict.status, verdict.code, message)
-
-
-def _usage(body: bytes) -> Usage | None:
-    if len(body) > _LONG:
-        return usage_at_end(body)
-    with suppress(orjson.JSONDecodeError):
-        answer = orjson.loads(body)
-        return usage_in(answer) if isinstance(answer, dict) else None
-    return None

@@ -15,7 +15,7 @@ from controller.actuators.reconciler import EventKind, Reconciler, ReplicaEvent
 from controller.configuration import Configuration
 from controller.errors import ConfigurationError, HeadwayError, Problem
 from controller.store import RecordWriter
-from controller.types import DecisionRecord, PoolName, Scale, WorkerName, WorkerPhase, WorkerSpec
+from controller.types import DecisionRecord, PoolName, Scale, TicketId, WorkerName, WorkerPhase, WorkerSpec
 from gateway.admin import Operator
 from gateway.assembly import Artifacts, control_plane, learned
 from gateway.continuation import Continuations, Mode
@@ -28,6 +28,7 @@ from gateway.leases.wire import Tell
 from gateway.metrics import Metrics, Status
 from gateway.relay import Relay, RelaySettings
 from gateway.reload import Load, WorkerChanges, changed_keys, searches, worker_changes
+from gateway.remaining import RemainingDesk
 from gateway.roster import Roster, Source
 from gateway.scoring import Budget, Scorer
 from gateway.telemetry import Telemetry
@@ -45,6 +46,8 @@ _log = logging.getLogger("headway.gateway")
 _WORRYING = (EventKind.CRASHED, EventKind.START_FAILED, EventKind.UNRESPONSIVE)
 _SILENT = frozenset({"first_byte_timeout", "idle_timeout", "total_timeout"})
 """Codes of requests that a worker took and did not answer."""
+_PRIORITIES_FROM = 1_767_225_600.0
+"""Workers' priorities count from the beginning of 2026 (UTC), by every gateway in front of them alike."""
 _LEAVING_S = 600.0
 """Requests on a worker that is not listed any more may take so long before it is shown no more."""
 
@@ -76,6 +79,7 @@ class Runtime:
         self._reloading = asyncio.Lock()
         self._urls: dict[WorkerName, str] = {}
         self._epoch = time_of_day() - clock()
+        self.plane.stages.order.count_from(_PRIORITIES_FROM - self._epoch)
         self._records: RecordWriter | None = None
         tenants = Tenants(configuration)
         self.telemetry = Telemetry(configuration, tenants, clock, self._epoch, version)
@@ -95,6 +99,7 @@ class Runtime:
             log_dropped=self.telemetry.log_dropped,
             spans=self.telemetry.spans,
             kv=lambda: self.caches.stats(),
+            held_for_kv=self.plane.held_for_kv,
         )
         self.metrics = Metrics(status, tenants, version)
         self.driver = Driver(
@@ -131,6 +136,8 @@ class Runtime:
             secrets.token_hex(4),
             _continuations(configuration),
         )
+        if known.remaining is not None:
+            self.relay.remaining = RemainingDesk(known.remaining, tell=self._remains, count=self.metrics.looks)
         self.peers = self._join(configuration, place)
         shared = self.driver if self.peers is None else self.peers.plane
         self._reconciler = None if actuator is None else Reconciler(shared, actuator, clock, self._replica)
@@ -166,6 +173,8 @@ class Runtime:
         await self.watch.close()
         await self.caches.close()
         await self.driver.close()
+        if self.relay.remaining is not None:
+            self.relay.remaining.close()
         if self._reconciling is not None:
             self._reconciling.cancel()
             with suppress(asyncio.CancelledError):
@@ -348,6 +357,9 @@ class Runtime:
     def _hung(self, worker: WorkerName, why: str) -> None:
         if self._reconciler is not None:
             self._reconciler.unresponsive(worker, why)
+
+    def _remains(self, ticket: TicketId, tokens: int, left: float) -> None:
+        self.plane.on_remaining(ticket, tokens, left, self._now())
 
     def _replica(self, event: ReplicaEvent) -> None:
         level = logging.WARNING if event.kind in _WORRYING else logging.INFO

@@ -17,13 +17,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
+import orjson
+
 from controller.types import Usage
 
-__all__ = ["TAIL", "usage_at_end", "usage_in"]
+__all__ = ["TAIL", "usage_at_end", "usage_in", "usage_of"]
 
 _DECODER = json.JSONDecoder()
 TAIL: Final = 4096
 """Bytes at the end of a long answer that its usage is looked for in."""
+_LONG: Final = 1 << 16
+"""Bytes of an answer whose usage is looked for at its end instead of reading it."""
 _WRAPPED = ("response", "message")
 
 
@@ -46,6 +50,16 @@ def usage_in(answer: Mapping[str, Any], before: Usage | None = None) -> Usage | 
     return found
 
 
+def usage_of(body: bytes) -> Usage | None:
+    """The usage of a whole answer, where it says one."""
+    if len(body) > _LONG:
+        return usage_at_end(body)
+    with suppress(orjson.JSONDecodeError):
+        answer = orjson.loads(body)
+        return usage_in(answer) if isinstance(answer, dict) else None
+    return None
+
+
 def usage_at_end(body: bytes) -> Usage | None:
     """The usage of a long answer, vectors for example, without reading all of it: vLLM writes it last."""
     for key in (b'"usage":', b'"billed_units":'):
@@ -61,16 +75,19 @@ def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     if "prompt_tokens" in usage:
-        details, cached = usage.get("prompt_tokens_details"), 0
+        details, cached = usage.get("prompt_tokens_details"), None
         prompt, output, apart = usage["prompt_tokens"], usage.get("completion_tokens") or 0, 0
     else:
-        details, cached = usage.get("input_tokens_details"), usage.get("cache_read_input_tokens") or 0
+        details, cached = usage.get("input_tokens_details"), usage.get("cache_read_input_tokens")
         prompt, output = usage.get("input_tokens"), usage.get("output_tokens") or 0
         apart = usage.get("cache_creation_input_tokens") or 0
-    told = (details.get("cached_tokens") or 0) if isinstance(details, dict) else 0
-    if not (_is_count(prompt) and _is_count(output) and _is_count(cached) and _is_count(apart) and _is_count(told)):
+    told = details.get("cached_tokens") if isinstance(details, dict) else None
+    beside = 0 if cached is None else cached
+    if told is None:
+        told = cached
+    if not all(map(_is_count, (prompt, output, beside, apart, 0 if told is None else told))):
         return None
-    return Usage(prompt + cached + apart, output, told or cached)
+    return Usage(prompt + beside + apart, output, told)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

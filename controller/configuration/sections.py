@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from controller.configuration.base import ArtifactRef, Count, NotNegative, Positive, Section, Share
 from controller.configuration.tenants import TenantLimits
@@ -102,12 +102,22 @@ class Scoring(Section):
     """Output-length ranker; null turns it off."""
     quality: ArtifactRef | None = "quality/llmrouter"
     """Quality of each pool's answer; null turns it off."""
+    remaining: ArtifactRef | None = "length/remaining"
+    """Reads running streams and says what is left of them, which the workers' loads and moves go by; null goes by what
+    was expected of the prompt, doubled where it is outgrown."""
+
+    @field_validator("length", "quality", "remaining", mode="before")
+    @classmethod
+    def _kind_and_name(cls, ref: Any) -> Any:
+        if isinstance(ref, str) and ref.count("/") != 1:
+            raise ValueError("an artifact is named by its kind and its name, as in length/fast")
+        return ref
 
 
 class KvBudget(Section):
     """Requests wait where the KV cache of no worker has room for prompt and predicted answer."""
 
-    share: Positive = 1.6
+    share: Positive = 2.0
     """Of a worker's KV cache that is given away; more than 1 counts on it that answers are not at their longest at
     once."""
     high: bool = False
@@ -115,7 +125,7 @@ class KvBudget(Section):
     passes: Annotated[int, Field(ge=0)] = 32
     """Requests that may pass one that does not fit …"""
     hold_s: NotNegative = 10.0
-    """… and seconds in which they may; then nothing passes it."""
+    """… and seconds in which they may; then a worker is kept for it."""
     lookahead: Count = 16
     """Requests that do not fit that are looked past at one moment."""
 

@@ -85,6 +85,12 @@ class Counters:
         self._waiting.discard(group)
         self._last_left = self.values.get(group, 0.0)
 
+    def returned(self, group: str) -> None:
+        """The group waits after all: it is as before it was said to have ``emptied``, and is not lifted."""
+        self._waiting.add(group)
+        if group not in self._entry:
+            self._enter(group, self.values[group])
+
     def charge(self, group: str, service: float) -> None:
         """More service, or less: what is given back moves the group forward at once, where counters are not shared."""
         if self._charged is not None:

@@ -93,6 +93,9 @@ class Dlpm:
     def emptied(self, pool: PoolName, group: str) -> None:
         self._pools[pool].counters.emptied(group)
 
+    def returned(self, pool: PoolName, group: str) -> None:
+        self._pools[pool].counters.returned(group)
+
     def pick(self, pool: PoolName, among: Mapping[str, float] | None = None) -> str | None:
         account = self._pools[pool]
         least, group = account.counters.least()

@@ -32,6 +32,9 @@ class NoFairness:
     def emptied(self, pool: PoolName, group: str) -> None:
         """Nothing to keep."""
 
+    def returned(self, pool: PoolName, group: str) -> None:
+        """Nothing to keep."""
+
     def pick(self, pool: PoolName, among: Mapping[str, float] | None = None) -> str:
         return ""
 

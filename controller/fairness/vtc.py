@@ -66,6 +66,9 @@ class Vtc:
     def emptied(self, pool: PoolName, group: str) -> None:
         self._pools[pool].emptied(group)
 
+    def returned(self, pool: PoolName, group: str) -> None:
+        self._pools[pool].returned(group)
+
     def pick(self, pool: PoolName, among: Mapping[str, float] | None = None) -> str | None:
         counters = self._pools[pool]
         least, group = counters.least()

@@ -24,9 +24,9 @@ class KvLimits:
     passes: int = 32
     """Requests that may pass one that does not fit …"""
     hold_s: float = 10.0
-    """… and seconds in which they may."""
+    """… and seconds in which they may, before a worker is kept for it."""
     lookahead: int = 16
-    """Requests that do not fit that are looked past, at one moment."""
+    """Requests that do not fit that are looked past, at one moment; for each worker, where requests wait for one."""
 
     def __post_init__(self) -> None:
         for name, value, right in (
@@ -82,6 +82,9 @@ class TokenAccount:
 
     def reported(self, usage: float, others: int) -> None:
         """The worker says that this share of its cache is used; ``others`` of the requests there are not ours."""
+        if not others and not self.held:
+            self.foreign = 0
+            return
         capacity = self.capacity
         self.foreign = max(0, round(usage * capacity) - self.held) if others and capacity is not None else 0
         if self._configured is not None or others or usage < _LEAST_USAGE or not self.held:
@@ -95,6 +98,14 @@ class TokenAccount:
         if capacity is None or not self.held:
             return True
         return self.reserved + self.foreign + tokens <= share * capacity
+
+    def lacking(self, tokens: int, share: float) -> float:
+        """Reserved tokens that have to be given back before a request of so many has room; 0 where it has. One that is
+        too large for this share of the capacity has room when none are left."""
+        if self.has_room(tokens, share):
+            return 0.0
+        over = self.reserved + self.foreign + tokens - share * (self.capacity or 0)
+        return min(over, float(self.reserved))
 
 
 class Booking:

@@ -10,7 +10,8 @@ from controller.protocols import Options, OrderContext
 from controller.types import Ticket
 
 _ENGINE_STEPS_PER_S = 10.0
-_ENGINE_MAX = 2**31 - 1
+_ENGINE_MAX = 2**53 - 1
+"""What any JSON reader takes for an integer."""
 
 
 class OrderOptions(Options):
@@ -29,13 +30,18 @@ class PatientOptions(OrderOptions):
 
 
 class EnginePriority:
-    """Keys as small integers, a tenth of a second a step, counted from the first key seen.
+    """Keys as small integers, a tenth of a second a step, counted from the first key seen, or from a moment that all
+    control planes of a fleet know.
 
     Absolute, not relative to the moment of dispatch: a worker compares requests that were sent at different times.
     """
 
     def __init__(self) -> None:
         self._epoch: float | None = None
+
+    def count_from(self, moment: float) -> None:
+        """As :meth:`~controller.protocols.OrderStage.count_from`."""
+        self._epoch = moment
 
     def engine_priority(self, key: float) -> int:
         """As :meth:`~controller.protocols.OrderStage.engine_priority`."""

@@ -10,6 +10,7 @@ from controller.order.ageing import Ageing, Quantiles, exponential_s, relative_s
 from controller.order.base import EnginePriority, PatientOptions, counted_from
 from controller.order.cost import expected_cost
 from controller.protocols import OrderContext, Resources, Signal
+from controller.types import Scores
 
 _LAST = 0.999
 """The greatest quantile that is turned into a length."""
@@ -51,16 +52,20 @@ class LengthRank(EnginePriority):
         self._options = options
         self._step_s, self._patience_s = options.priority_step_s, options.patience_s
         self._ageing, self._pace, self._tail_weight = options.ageing, options.ageing_s_per_token, options.tail_weight
+        self._by_quantile = options.ageing is Ageing.QUANTILE
         self._quantiles = Quantiles(options.window)
 
     @classmethod
     def create(cls, options: LengthRankOptions, resources: Resources) -> LengthRank:
         return cls(options)
 
+    def count_from(self, moment: float) -> None:
+        super().count_from(0.0 if self._ageing is Ageing.NONE else moment)  # without ageing keys are no moments
+
     def key(self, context: OrderContext) -> float:
         arrival = counted_from(context, self._step_s)
-        if self._ageing is Ageing.QUANTILE:
-            return arrival + self._patience_s * self._quantile(context)
+        if self._by_quantile:
+            return arrival + self._patience_s * (0.5 if context.scores is None else self._quantile(context.scores))
         cost = self._cost(context)
         if self._ageing is Ageing.RELATIVE:
             return arrival + relative_s(cost, self._pace, self._patience_s)
@@ -68,10 +73,7 @@ class LengthRank(EnginePriority):
             return arrival + exponential_s(cost, self._patience_s)
         return cost + context.ticket.priority * self._step_s
 
-    def _quantile(self, context: OrderContext) -> float:
-        scores = context.scores
-        if scores is None:
-            return 0.5
+    def _quantile(self, scores: Scores) -> float:
         value = scores.output_tokens if scores.length_rank is None else scores.length_rank
         return 0.5 if value is None else self._quantiles.place(value)
 

@@ -37,6 +37,9 @@ class D2lpmOptions(Options):
     """Service that one output token counts as that is expected."""
     homes: bool = True
     """Give a request that has to wait a worker to wait for."""
+    home_s: float = Field(30.0, ge=0)
+    """Seconds that it may be overtaken for that worker's sake, by requests of the same tenant that others serve. With
+    orders that rank in another unit, as ``length_rank`` without ageing, these are that unit."""
     capacity_blocks: int = Field(200_000, ge=1)
     """Blocks of prompt text that the index remembers, over all workers."""
     worker_blocks: int | None = Field(None, ge=1)
@@ -88,7 +91,7 @@ class D2lpm:
     name = "d2lpm"
 
     def __init__(self, options: D2lpmOptions) -> None:
-        self.homes = options.homes
+        self.homes, self.home_s = options.homes, options.home_s
         self._options = options
         self._index = CacheView(options.capacity_blocks, options.worker_blocks)
         self._awaited = PrefixIndex(options.capacity_blocks, options.worker_blocks)

@@ -66,7 +66,8 @@ class PredictedLatency:
         self._index = CacheView(options.capacity_blocks)
         self._paces: dict[WorkerName, Pace] = {}
         self._asked: tuple[TicketId, WorkerName, Situation] | None = None
-        self._sent: dict[tuple[TicketId, WorkerName], Situation] = {}
+        self._sent: dict[tuple[TicketId, WorkerName], tuple[Situation, bool]] = {}
+        """As it was when each was sent, and whether its answer is a stream."""
 
     @classmethod
     def create(cls, options: PredictedLatencyOptions, resources: Resources) -> PredictedLatency:
@@ -126,20 +127,22 @@ class PredictedLatency:
     def placed(self, ticket: Ticket, worker: WorkerName) -> None:
         self._index.placed(ticket, worker)
         if self._asked is not None and self._asked[:2] == (ticket.id, worker):
-            self._sent[ticket.id, worker] = self._asked[2]
+            self._sent[ticket.id, worker] = self._asked[2], ticket.streams
         self._asked = None
 
     def left(self, ticket: TicketId, worker: WorkerName, outcome: Outcome | None) -> None:
         """See :class:`~controller.protocols.LearnsFromOutcomes`."""
         self._index.left(ticket, worker)
-        at = self._sent.pop((ticket, worker), None)
+        sent = self._sent.pop((ticket, worker), None)
         pace = self._paces.get(worker)
-        if at is None or outcome is None or pace is None:
+        if sent is None or outcome is None or pace is None:
             return
+        at, streams = sent
         usage = outcome.usage
-        read = max(usage.prompt_tokens - usage.cached_tokens, 0) if usage.cached_tokens else at.uncached
+        read = at.uncached if outcome.cached_tokens is None else max(usage.prompt_tokens - outcome.cached_tokens, 0)
         true = Situation(read, at.unread, at.others, at.held, at.remaining, usage.prompt_tokens, usage.output_tokens)
-        pace.learn(true, outcome.first_token_at - outcome.dispatched_at, outcome.ended_at - outcome.dispatched_at)
+        first = outcome.first_token_at - outcome.dispatched_at if streams else None
+        pace.learn(true, first, outcome.ended_at - outcome.dispatched_at)
 
     def forget(self, worker: WorkerName) -> None:
         self._index.forget(worker)

@@ -29,6 +29,9 @@ class PrefixOptions(Options):
     """… plus so much token-work per in-flight slot."""
     homes: bool = True
     """Give a request that has to wait a worker to wait for."""
+    home_s: float = Field(30.0, ge=0)
+    """Seconds that it may be overtaken for that worker's sake, by requests of the same tenant that others serve. With
+    orders that rank in another unit, as ``length_rank`` without ageing, these are that unit."""
     worker_blocks: int | None = Field(None, ge=1)
     """Blocks of prompt text that one worker's cache holds; unset, only ``capacity_blocks`` bounds the memory."""
 
@@ -44,7 +47,7 @@ class Prefix:
     def __init__(self, options: PrefixOptions) -> None:
         self._min_match = options.min_match
         self._gate_ratio, self._gate_slack = options.gate_ratio, options.gate_slack
-        self.homes = options.homes
+        self.homes, self.home_s = options.homes, options.home_s
         self._index = CacheView(options.capacity_blocks, options.worker_blocks)
         self._awaited = PrefixIndex(options.capacity_blocks, options.worker_blocks)
         """Prompts that wait for a worker, which will have them cached."""

@@ -127,14 +127,20 @@ class Pace:
             found.append(seconds)
         return found[0], found[1]
 
-    def learn(self, at: Situation, first_s: float, whole_s: float) -> None:
-        """An answer of ``at.output`` tokens took so long to its first token, and in all."""
+    def learn(self, at: Situation, first_s: float | None, whole_s: float) -> None:
+        """An answer of ``at.output`` tokens took so long to its first token, and in all. ``first_s`` is ``None`` where
+        the answer came whole: nobody saw when it began, and what is predicted of that stands."""
         said = self.predict(at)
         if said is not None and whole_s > 0.0 and at.output > 0:
             expected = said[0] + (at.output - 1) * said[1]
             error = abs(math.log(expected / whole_s))
             self._error += (_WEIGHT if self._answers else 1.0) * (error - self._error)
-        _learn(self._first, first_row(self._steps, at), first_s)
+        if first_s is not None:
+            _learn(self._first, first_row(self._steps, at), first_s)
+        elif said is None:
+            return
+        else:
+            first_s = min(said[0], whole_s)
         if at.output > 1:
             _learn(self._token, token_row(self._steps, at), (whole_s - first_s) / (at.output - 1))
         self._answers += 1

@@ -318,9 +318,9 @@ class _Board:
 
     def _move(self, ticket: TicketView, source: WorkerView, target: WorkerView, reason: str) -> Move:
         self._streams[source.name].remove(ticket)
-        for name, one in ((source.name, -1), (target.name, 1)):
-            self._batch[name] += one
-            self._room[name] -= one
+        self._batch[source.name] -= 1
+        self._batch[target.name] += 1
+        self._room[target.name] -= 1  # what leaves the source may be refused: its seat is not free yet
         self._load[source.name] -= _remaining(ticket) / source.limit
         self._load[target.name] += _remaining(ticket) / target.limit
         return Move(ticket.ticket, target.name, reason)

@@ -175,7 +175,7 @@ class LiveEngine:
 
     def _show(self, call: LiveCall, kind: EventKind, at: float) -> None:
         produced = self._shown[call.id] = call.answer.produced
-        self._outbox.append(EngineEvent(kind, call.id, at, produced, call.answer.cached_tokens))
+        self._outbox.append(EngineEvent(kind, call.id, at, produced, call.answer.cached_tokens or 0))
 
     def _start(self, request: EngineRequest) -> None:
         name, server = request.id, self.server

@@ -30,7 +30,7 @@ class LiveAnswer:
         self._parts: list[str] | None = [] if keep_text else None
         self.produced = 0
         self.prompt_tokens: int | None = None
-        self.cached_tokens = 0
+        self.cached_tokens: int | None = None
         """Of the prompt's; told by servers started with ``--enable-prompt-tokens-details``, at the end."""
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
@@ -75,7 +75,8 @@ class LiveAnswer:
         usage = event.get("usage")
         if usage:
             self.prompt_tokens = usage["prompt_tokens"]
-            self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or self.cached_tokens
+            told = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+            self.cached_tokens = self.cached_tokens if told is None else told
             self._count(usage["completion_tokens"] or 0, at)
         elif spoken:
             self._count(self.produced + spoken, at)

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.fairness import Vtc, VtcOptions
+from controller.kv.account import KvLimits
 from controller.settings import ControlSettings, TenantSpec
+from controller.types import WorkerSpec
 from tests.controller.backlogs import LONGEST_OUTPUT, LONGEST_PROMPT, Step, apart, steps, widest_gap
 from tests.controller.planes import LARGE, SMALL, finish, plane, sent, stages, submit
 
@@ -45,6 +47,56 @@ def test_coming_back_to_an_empty_queue_is_lifted_to_the_last_that_left() -> None
     fair.emptied("p", "a")
     fair.arrived("p", "b")
     assert fair.service("p", "b") == fair.service("p", "a") == 500
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["arrived", "emptied", "admitted", "decoded"]), st.sampled_from("abc"), st.integers(1, 500)
+        ),
+        max_size=40,
+    ),
+    st.sampled_from(["vtc", "dlpm"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_ticket_taken_and_put_back_changes_no_account(script: list[tuple[str, str, int]], name: str) -> None:
+    fair, other = (stages({"fairness": name}).fairness for _ in range(2))
+    waiting: set[str] = set()
+    for what, group, tokens in [*script, ("arrived", "a", 0)]:
+        if (what == "arrived") == (group in waiting) and what in ("arrived", "emptied"):
+            continue
+        for one in (fair, other):
+            if what in ("arrived", "emptied"):
+                getattr(one, what)("p", group)
+            else:
+                getattr(one, what)("p", group, tokens)
+        waiting ^= {group} if what in ("arrived", "emptied") else set()
+        if waiting:
+            assert fair.pick("p") == other.pick("p")
+            taken = sorted(waiting)
+            for back in taken:
+                fair.emptied("p", back)
+            for back in reversed(taken):
+                fair.returned("p", back)
+            assert [fair.service("p", g) for g in "abc"] == [other.service("p", g) for g in "abc"]  # type: ignore[attr-defined]
+
+
+def test_a_tenant_whose_request_does_not_fit_keeps_its_turn() -> None:
+    fair = Vtc(VtcOptions(predict=False), ControlSettings())
+    made = replace(stages({}), fairness=fair)
+    control = plane(made, workers=0, settings=ControlSettings(kv=KvLimits(share=1.0)))
+    control.add_worker(WorkerSpec("w", SMALL.name, "http://w", 16, kv_tokens=1_000), 0.0)
+    submit(control, "runs", 0.0, tenant="busy", prompt_tokens=600, max_tokens=100)
+    control.dispatch(0.0)
+    submit(control, "large", 1.0, tenant="light", prompt_tokens=700, max_tokens=100)
+    submit(control, "first", 1.1, tenant="busy", prompt_tokens=50, max_tokens=10)
+    before = fair.service("small", "light")
+    for number in range(5):
+        submit(control, f"{number}", 2.0 + number, tenant="busy", prompt_tokens=50, max_tokens=10)
+        control.dispatch(2.0 + number)
+        finish(control, f"{number - 1}" if number else "first", 2.5 + number, 10)
+    assert fair.service("small", "busy") > before
+    assert fair.service("small", "light") == before
 
 
 def test_weights_divide_what_is_charged() -> None:

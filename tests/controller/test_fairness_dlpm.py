@@ -136,6 +136,31 @@ def test_only_what_has_to_be_computed_is_charged_and_the_worker_knows_best() -> 
     assert fair.service("small", "default") - before == 300 + 2
 
 
+@pytest.mark.parametrize(
+    ("told", "charged"),
+    [
+        ((None, None), (400, 200)),  # nothing is known but the own estimate
+        ((0, 0), (400, 400)),  # nothing was cached, whatever was expected
+        ((0, None), (400, 400)),  # engines that tell of it leave it out where nothing was
+        ((None, 300), (400, 100)),
+    ],
+)
+def test_what_was_cached_is_as_the_worker_says_and_as_expected_where_it_says_nothing(
+    told: tuple[int | None, int | None], charged: tuple[int, int]
+) -> None:
+    fair = Dlpm(DlpmOptions(predict=False), ControlSettings())
+    control = plane(replace(stages({"place": "prefix"}), fairness=fair))
+    total = 0.0
+    for number, (cached, due) in enumerate(zip(told, charged, strict=True)):
+        prefix = (1, 2, 3 + number, 9 - number)
+        submit(control, f"{number}", float(number), prompt_tokens=400, prefix=prefix)
+        control.dispatch(float(number))
+        control.on_finish(f"{number}", Usage(400, 1, cached), number + 0.5)
+        now = fair.service("small", "default")
+        assert now - total == due + 2
+        total = now
+
+
 def test_a_light_tenant_does_not_wait_for_a_flood() -> None:
     control = plane({"fairness": ("dlpm", {"quantum": 500.0})}, max_inflight=1)
     for index in range(20):

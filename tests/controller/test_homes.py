@@ -68,7 +68,7 @@ def _firsts_are_right(queues: HomeQueues[int], model: dict[int, tuple[str, str, 
 class ByFirstBlock(LeastLoad):
     """Sends each ticket to the worker that its first block names, as far as it may."""
 
-    homes = True
+    homes, home_s = True, 10.0
 
     def home(self, context: HomeContext) -> WorkerName | None:
         names = [worker.name for worker in context.workers]
@@ -199,6 +199,54 @@ def test_every_ticket_is_sent_once_and_none_idles(steps: list[tuple[str, int]], 
         assert not (free and pool.queued), "a worker idles while something waits"
         assert sum(w.homed for w in pool.workers) <= pool.queued_work
     assert all(times == 1 for times in sent.values())
+
+
+def test_what_waits_for_a_worker_that_hangs_goes_elsewhere_once_it_has_fallen_behind() -> None:
+    control = _homing()
+    _full(control)
+    submit(control, "stuck", 1.0, prefix=(0,))  # small-0 never answers
+    served: list[str] = []
+    for number in range(20):
+        submit(control, f"{number}", 2.0 + number, prefix=(1,))
+        finish(control, served[-1] if served else "r1", 2.5 + number, 10)
+        served += [dispatch.ticket for dispatch in control.dispatch(2.5 + number)]
+    assert served.index("stuck") == 10, "passed by those that came within home_s after it, by no others"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["submit", "submit", "finish"]), st.integers(0, 9), st.floats(0, 4)), max_size=80
+    ),
+    st.sampled_from(["none", "vtc", "dlpm"]),
+    st.sampled_from(["fcfs", "length_rank"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_none_falls_further_behind_than_home_s_for_its_homes_sake(
+    steps: list[tuple[str, int, float]], fairness: str, order: str
+) -> None:
+    """Whatever hangs: small-0 never answers. With ``length_rank`` and no scores all keys are half a patience late."""
+    control = plane(
+        replace(stages({"fairness": fairness, "order": order}), place=ByFirstBlock()), workers=3, max_inflight=1
+    )
+    running: dict[str, str] = {}
+    now, count = 0.0, 0
+    for step, pick, wait in steps:
+        now += wait
+        if step == "submit":
+            submit(control, f"t{count}", now, prefix=(pick % 3,), tenant="ab"[pick % 2], priority=pick % 2)
+            count += 1
+        elif ends := sorted(name for name, worker in running.items() if worker != "small-0"):
+            del running[ends[pick % len(ends)]]
+            finish(control, ends[pick % len(ends)], now, 10)
+        before = {view.ticket: view for view in control.queued()}
+        sent = control.dispatch(now)
+        for position, dispatch in enumerate(sent):
+            running[dispatch.ticket] = dispatch.worker
+            mine = before[dispatch.ticket]
+            waiting = before.keys() - {other.ticket for other in sent[:position]}
+            for other in map(before.__getitem__, waiting):
+                if fairness == "none" or other.tenant == mine.tenant:
+                    assert (mine.key or 0.0) <= (other.key or 0.0) + ByFirstBlock.home_s
 
 
 def test_a_worker_without_a_seat_is_nobodys_home() -> None:

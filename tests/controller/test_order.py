@@ -25,7 +25,7 @@ from controller.protocols import OrderContext, Resources
 from controller.settings import ControlSettings
 from controller.stages import SIMULATION_ONLY, Catalogue
 from controller.types import Scores
-from tests.controller.planes import plane, sent, serve_all, submit, ticket
+from tests.controller.planes import plane, sent, serve_all, stages, submit, ticket
 
 PATIENT = ControlSettings(max_queue_s=1e9)
 
@@ -172,6 +172,20 @@ def test_the_engine_gets_the_same_order_as_small_integers() -> None:
     priorities = [order.engine_priority(key) for key in keys]
     assert sorted(range(4), key=lambda i: keys[i]) == sorted(range(4), key=lambda i: priorities[i])
     assert all(abs(priority) < 10_000 for priority in priorities)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [("fcfs", {}), ("edf", {}), *[("length_rank", {"ageing": ageing.value}) for ageing in Ageing], ("boost", {})],
+)
+def test_control_planes_with_clocks_of_their_own_give_one_worker_the_same_priorities(order: tuple[str, Any]) -> None:
+    def priority(clock: float, first: float) -> int:
+        one = stages({"order": order}).order
+        one.count_from(clock + 100.0)
+        one.engine_priority(one.key(OrderContext(ticket("before"), clock + first, None)))
+        return one.engine_priority(one.key(OrderContext(ticket("t"), clock + 200.0, None)))
+
+    assert priority(0.0, 150.0) == priority(5_000.0, 199.0)
 
 
 def test_priority_is_passed_only_to_workers_that_schedule_by_it() -> None:

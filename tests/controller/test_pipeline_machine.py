@@ -8,28 +8,17 @@ from typing import Any
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from controller.kv.account import KvLimits
-from controller.pipeline import BUSY, ControlPlane
+from controller.pipeline import BUSY
 from controller.settings import ControlSettings
 from controller.stages import names
-from controller.types import (
-    Admitted,
-    Dispatch,
-    Move,
-    Rejected,
-    Requeued,
-    Result,
-    Scores,
-    Usage,
-    WorkerPhase,
-    WorkerReport,
-    WorkerSpec,
-)
+from controller.types import Move, Rejected, Requeued, Result, Scores, Usage, WorkerPhase, WorkerReport, WorkerSpec
+from tests.controller.books import PICK, Books
 from tests.controller.planes import LARGE, SMALL, plane, ticket
 
-POOLS = (SMALL, LARGE)
+POOLS = tuple(replace(pool, kv_tokens=1_500) for pool in (SMALL, LARGE))
 
 CHOICES = st.fixed_dictionaries(
     {
@@ -53,36 +42,25 @@ SCORES = st.one_of(
     ),
 )
 CHANGES = (*[WorkerPhase.READY] * 4, *WorkerPhase, "join", "join", "leave")
-PICK = st.integers(0, 1000)
 
 
-class Machine(RuleBasedStateMachine):
-    """Drives two control planes with the same events, and keeps its own books of what must be true."""
+class Machine(Books):
+    """Two control planes with the same events: no two decide differently."""
 
-    @initialize(choices=CHOICES, always=st.booleans(), kv=st.sampled_from([None, None, KvLimits()]))
+    @initialize(
+        choices=CHOICES,
+        always=st.booleans(),
+        kv=st.sampled_from([None, None, KvLimits(), KvLimits(share=1.0, passes=2, hold_s=1.0, lookahead=2)]),
+    )
     def start(self, choices: dict[str, str], always: bool, kv: KvLimits | None) -> None:
         chosen = replace(SETTINGS, score_always=always, kv=kv)
-        self.planes = [plane(choices, pools=POOLS, workers=1, max_inflight=2, settings=chosen) for _ in range(2)]
-        self.now = 0.0
-        self.submitted: list[str] = []
-        self.waiting: set[str] = set()
-        self.running: dict[str, Dispatch] = {}
+        self.open([plane(choices, pools=POOLS, workers=1, max_inflight=2, settings=chosen) for _ in range(2)])
         self.seen_token: set[str] = set()
         self.retried: set[str] = set()
-        self.continued: Counter[str] = Counter()
-        self.moves: Counter[str] = Counter()
-        self.produced: Counter[str] = Counter()
         self.pool_of: dict[str, str] = {}
-        self.ended: Counter[str] = Counter()
-        self.results: dict[str, Result] = {}
         self.attempts: Counter[str] = Counter()
         self.workers = {f"{pool.name}-{index}": pool.name for pool in POOLS for index in range(1)}
         self.joined = 0
-
-    def both(self, call: Any) -> Any:
-        one, other = (call(control) for control in self.planes)
-        assert one == other, "the same events give the same decisions"
-        return one
 
     @rule(
         count=st.integers(1, 6),
@@ -93,6 +71,7 @@ class Machine(RuleBasedStateMachine):
         slack=st.one_of(st.none(), st.none(), st.floats(-1, 10)),
         prefix=st.lists(st.integers(0, 3), max_size=3),
         scores=SCORES,
+        streams=st.booleans(),
     )
     def submit(self, count: int, model: str, slack: float | None, scores: Scores | None, **fields: Any) -> None:
         fields["prompt_tokens"] = fields.pop("prompt")
@@ -100,14 +79,8 @@ class Machine(RuleBasedStateMachine):
         for _ in range(count):
             name = f"t{len(self.submitted)}"
             deadline = None if slack is None else self.now + slack
-            made = ticket(name, model, deadline=deadline, **fields)
-            self.submitted.append(name)
-            answer = self.both(lambda control, made=made: control.submit(made, self.now))
-            if isinstance(answer, Rejected):
-                self.end(name, Result.REJECTED)
+            if self.admit(ticket(name, model, deadline=deadline, **fields)) is None:
                 continue
-            assert isinstance(answer, Admitted)
-            self.waiting.add(name)
             queued = {view.ticket for view in self.planes[0].queued()}
             assert len(queued - self.retried) <= SETTINGS.max_queue
             if scores is not None:
@@ -122,10 +95,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def dispatch(self) -> None:
-        for dispatch in self.both(lambda control: control.dispatch(self.now)):
-            assert dispatch.ticket in self.waiting, "sent twice, or never admitted"
-            self.waiting.discard(dispatch.ticket)
-            self.running[dispatch.ticket] = dispatch
+        for dispatch in self.sent():
             self.attempts[dispatch.ticket] += 1
             again = self.continued[dispatch.ticket] + self.moves[dispatch.ticket]
             assert dispatch.attempt == self.attempts[dispatch.ticket] <= SETTINGS.max_attempts + again
@@ -143,6 +113,12 @@ class Machine(RuleBasedStateMachine):
         self.both(lambda control: control.on_tokens(name, tokens, self.now))
 
     @precondition(lambda self: self.running)
+    @rule(pick=PICK, tokens=st.integers(0, 600), left=st.floats(0.0, 2000.0))
+    def remain(self, pick: int, tokens: int, left: float) -> None:
+        name = self.pick_running(pick)
+        self.both(lambda control: control.on_remaining(name, tokens, left, self.now))
+
+    @precondition(lambda self: self.running)
     @rule(pick=PICK, usage=st.one_of(st.none(), st.builds(Usage, st.integers(0, 900), st.integers(0, 600))))
     def finish(self, pick: int, usage: Usage | None) -> None:
         name = self.pick_running(pick)
@@ -157,9 +133,8 @@ class Machine(RuleBasedStateMachine):
         if isinstance(answer, Requeued):
             assert retryable
             assert name not in self.seen_token, "retried after the client saw a token"
-            del self.running[name]
-            self.waiting.add(name)
             self.retried.add(name)
+            self.wait_again(answer, seen=False)
         else:
             assert isinstance(answer, Rejected)
             self.end(name, Result.FAILED)
@@ -175,7 +150,8 @@ class Machine(RuleBasedStateMachine):
             assert name in self.seen_token, "there was nothing to continue"
             self.continued[name] += 1
             assert self.continued[name] <= SETTINGS.max_continuations
-            self.wait_again(name)
+            self.retried.add(name)
+            self.wait_again(answer)
         else:
             assert isinstance(answer, Rejected)
             self.end(name, Result.FAILED)
@@ -188,32 +164,25 @@ class Machine(RuleBasedStateMachine):
         workers = [w for w, pool in sorted(self.workers.items()) if pool == self.running[name].pool] or ["gone"]
         move = Move(name, workers[to % len(workers)], "test")
         self.moves[name] += 1
-        assert isinstance(self.both(lambda control: control.on_moved(move, self.now)), Requeued)
-        self.wait_again(name)
+        answer = self.both(lambda control: control.on_moved(move, self.now))
+        assert isinstance(answer, Requeued)
+        self.retried.add(name)
+        self.wait_again(answer)
 
-    @precondition(lambda self: self.ended)
+    @precondition(lambda self: self.results)
     @rule(pick=PICK)
     def hear_of_an_ended_ticket(self, pick: int) -> None:
-        name = sorted(self.ended)[pick % len(self.ended)]
+        name = sorted(self.results)[pick % len(self.results)]
         self.both(lambda control: control.on_tokens(name, 10, self.now))
         self.both(lambda control: control.on_finish(name, None, self.now))
         assert self.both(lambda control: control.on_worker_error(name, "reset", self.now, retryable=True)) is None
-
-    @precondition(lambda self: self.waiting or self.running)
-    @rule(pick=PICK)
-    def abort(self, pick: int) -> None:
-        names = sorted(self.waiting | set(self.running))
-        name = names[pick % len(names)]
-        self.both(lambda control: control.on_abort(name, self.now))
-        self.end(name, Result.ABORTED)
 
     @rule(step=st.sampled_from([0.001, 0.01, 0.1, 0.5, 1.0, 4.0]))
     def tick(self, step: float) -> None:
         self.now += step
         tick = self.both(lambda control: control.tick(self.now))
         for rejected in tick.rejected:
-            begun = self.continued[rejected.ticket] + self.moves[rejected.ticket]
-            self.end(rejected.ticket, Result.FAILED if begun else Result.REJECTED)
+            self.given_up(rejected)
         assert tick.next_at is None or tick.next_at > self.now - 1e-9
 
     @rule(pick=PICK, change=st.sampled_from(CHANGES))
@@ -242,13 +211,13 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def books_agree(self) -> None:
-        if not hasattr(self, "planes"):
+        if not self.opened:
             return
-        control: ControlPlane = self.planes[0]
+        control = self.control
         view = control.view(self.now)
         assert {ticket.ticket for ticket in control.running()} == set(self.running)
         overdue = self.waiting - {ticket.ticket for ticket in control.queued()}
-        assert {r.ticket for r in control._late} == overdue, "only what a tick will report is missing"
+        assert {r.ticket for r in control._stranded.given_up} == overdue, "only what a tick will report is missing"
         assert view.queued == len(self.waiting) - len(overdue)
         for pool in view.pools:
             waiting = [ticket for ticket in control.queued() if ticket.pool == pool.name]
@@ -260,7 +229,7 @@ class Machine(RuleBasedStateMachine):
                 assert worker.removed or self.workers[worker.name] == pool.name
 
     def teardown(self) -> None:
-        if not hasattr(self, "planes"):
+        if not self.opened:
             return
         for _ in range(200):
             for name in sorted(self.running):
@@ -268,35 +237,10 @@ class Machine(RuleBasedStateMachine):
                 self.end(name, Result.COMPLETED)
             self.tick(1.0)
             self.dispatch()
-        assert not self.waiting, "somebody waits for ever"
-        records = self.planes[0].drain_records()
-        assert Counter(record.ticket for record in records) == Counter(self.submitted), "one record for every ticket"
-        assert {record.ticket: record.result for record in records} == self.results
-        assert {r.ticket: r.continued for r in records if r.continued} == self.continued + self.moves
-        assert records == self.planes[1].drain_records()
-        view = self.planes[0].view(self.now)
-        assert view.queued == 0
-        for pool in view.pools:
-            assert pool.queued_work == 0
-            for worker in pool.workers:
-                assert (worker.work, worker.homed, worker.kv_tokens, worker.kv_expected, worker.unread) == (0,) * 5
-
-    def wait_again(self, name: str) -> None:
-        del self.running[name]
-        self.waiting.add(name)
-        self.retried.add(name)
-        views = [view for view in self.planes[0].queued() if view.ticket == name]
-        assert [view.output_tokens for view in views] == [self.produced[name]], "what was produced still counts"
+        self.close()
 
     def pick_running(self, pick: int) -> str:
         return sorted(self.running)[pick % len(self.running)]
-
-    def end(self, name: str, result: Result) -> None:
-        self.waiting.discard(name)
-        self.running.pop(name, None)
-        self.ended[name] += 1
-        assert self.ended[name] == 1, "ended twice"
-        self.results[name] = result
 
 
 Machine.TestCase.settings = settings(

@@ -6,22 +6,11 @@ from collections import Counter
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from controller.settings import ControlSettings
-from controller.types import (
-    Admitted,
-    Dispatch,
-    Move,
-    Rejected,
-    Requeued,
-    Result,
-    Scores,
-    Usage,
-    WorkerPhase,
-    WorkerReport,
-    WorkerSpec,
-)
+from controller.types import Move, Requeued, Result, Scores, Usage, WorkerPhase, WorkerReport, WorkerSpec
+from tests.controller.books import PICK, Books
 from tests.controller.planes import plane, ticket
 
 SEATS, MAX_MOVES = 3, 2
@@ -36,26 +25,18 @@ CHOICES = st.fixed_dictionaries(
     }
 )
 PACES = st.sampled_from([0.005, 0.01, 0.02, 0.1])
-PICK = st.integers(0, 1000)
 
 
-class Machine(RuleBasedStateMachine):
-    """A control plane that moves streams, workers with paces of their own, and books of what must be true."""
+class Machine(Books):
+    """A control plane that moves streams, and workers with paces of their own."""
 
     @initialize(choices=CHOICES, paces=st.lists(PACES, min_size=3, max_size=3))
     def start(self, choices: dict[str, str], paces: list[float]) -> None:
-        self.control = plane(choices, workers=3, max_inflight=SEATS, settings=SETTINGS)
+        self.open([plane(choices, workers=3, max_inflight=SEATS, settings=SETTINGS)])
         self.paces = {f"small-{index}": pace for index, pace in enumerate(paces)}
         self.phases = dict.fromkeys(self.paces, WorkerPhase.READY)
-        self.now = 0.0
         self.joined = 0
         self.lengths: dict[str, int] = {}
-        self.produced: Counter[str] = Counter()
-        self.waiting: set[str] = set()
-        self.running: dict[str, Dispatch] = {}
-        self.moves: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.results: dict[str, Result] = {}
 
     @rule(
         length=st.sampled_from([5, 50, 400, 4000, 4000]),
@@ -68,22 +49,14 @@ class Machine(RuleBasedStateMachine):
         for _ in range(count):
             name = f"t{len(self.lengths)}"
             self.lengths[name] = length
-            answer = self.control.submit(ticket(name, tenant=tenant, priority=priority), self.now)
-            if isinstance(answer, Rejected):
-                self.end(name, Result.REJECTED)
-                continue
-            assert isinstance(answer, Admitted)
-            self.waiting.add(name)
-            if answer.wants_scores:
+            answer = self.admit(ticket(name, tenant=tenant, priority=priority))
+            if answer is not None and answer.wants_scores:
                 self.control.on_scores(name, Scores(length * guess, length * guess), self.now)
         self.dispatch()
 
     def dispatch(self) -> None:
-        for dispatch in self.control.dispatch(self.now):
-            assert dispatch.ticket in self.waiting, "sent twice, or never admitted"
+        for dispatch in self.sent():
             assert self.phases[dispatch.worker] is WorkerPhase.READY
-            self.waiting.discard(dispatch.ticket)
-            self.running[dispatch.ticket] = dispatch
 
     @rule(steps=st.integers(1, 12), refuses=st.integers(0, 3))
     def go_on(self, steps: int, refuses: int) -> None:
@@ -105,8 +78,7 @@ class Machine(RuleBasedStateMachine):
         seats = {one.name: one for pool in self.control.view(self.now).pools for one in pool.workers}
         tick = self.control.tick(self.now)
         for rejected in tick.rejected:
-            begun = self.moves[rejected.ticket] + self.failures[rejected.ticket] > 0
-            self.end(rejected.ticket, Result.FAILED if begun else Result.REJECTED)
+            self.given_up(rejected)
         arriving: Counter[str] = Counter()
         for move in tick.moves:
             source = self.running[move.ticket].worker
@@ -123,11 +95,9 @@ class Machine(RuleBasedStateMachine):
     def make(self, move: Move) -> None:
         self.moves[move.ticket] += 1
         assert self.moves[move.ticket] <= MAX_MOVES, "ping-pong"
-        assert isinstance(self.control.on_moved(move, self.now), Requeued)
-        del self.running[move.ticket]
-        self.waiting.add(move.ticket)
-        (seen,) = [one for one in self.control.queued() if one.ticket == move.ticket]
-        assert (seen.output_tokens, seen.moved) == (self.produced[move.ticket], self.moves[move.ticket])
+        answer = self.control.on_moved(move, self.now)
+        assert isinstance(answer, Requeued)
+        self.wait_again(answer)
 
     @rule(pick=PICK, change=st.sampled_from(["drain", "ready", "ready", "kill", "leave", "join", "slow"]), pace=PACES)
     def change_fleet(self, pick: int, change: str, pace: float) -> None:
@@ -156,19 +126,10 @@ class Machine(RuleBasedStateMachine):
             begun = self.produced[name] > 0
             answer = self.control.on_worker_error(name, "reset", self.now, retryable=not begun, continues=begun)
             if isinstance(answer, Requeued):
-                self.failures[name] += begun
-                del self.running[name]
-                self.waiting.add(name)
+                self.continued[name] += begun
+                self.wait_again(answer, seen=begun)
             else:
                 self.end(name, Result.FAILED)
-
-    @precondition(lambda self: self.waiting or self.running)
-    @rule(pick=PICK)
-    def abort(self, pick: int) -> None:
-        names = sorted(self.waiting | set(self.running))
-        name = names[pick % len(names)]
-        self.control.on_abort(name, self.now)
-        self.end(name, Result.ABORTED)
 
     @rule(pick=PICK, others=st.integers(0, 3), kv=st.floats(0, 1))
     def report(self, pick: int, others: int, kv: float) -> None:
@@ -179,7 +140,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def books_agree(self) -> None:
-        if not hasattr(self, "control"):
+        if not self.opened:
             return
         running = {one.ticket: one for one in self.control.running()}
         assert set(running) == set(self.running)
@@ -191,7 +152,7 @@ class Machine(RuleBasedStateMachine):
                 assert one.inflight <= SEATS
 
     def teardown(self) -> None:
-        if not hasattr(self, "control"):
+        if not self.opened:
             return
         for _ in range(400):
             if not (self.waiting or self.running):
@@ -207,23 +168,7 @@ class Machine(RuleBasedStateMachine):
             for name in sorted(self.running):
                 self.control.on_finish(name, None, self.now)
                 self.end(name, Result.COMPLETED)
-        assert not self.waiting, "somebody waits for ever"
-        records = {record.ticket: record for record in self.control.drain_records()}
-        assert {name: record.result for name, record in records.items()} == self.results
-        assert set(self.results) == set(self.lengths), "one end for every ticket"
-        again = {name: self.moves[name] + self.failures[name] for name in self.lengths}
-        assert {name: record.continued for name, record in records.items()} == again
-        view = self.control.view(self.now)
-        assert view.queued == 0
-        assert all(
-            pool.queued_work == 0 and one.work == one.inflight == 0 for pool in view.pools for one in pool.workers
-        )
-
-    def end(self, name: str, result: Result) -> None:
-        assert name not in self.results, "ended twice"
-        self.waiting.discard(name)
-        self.running.pop(name, None)
-        self.results[name] = result
+        self.close()
 
 
 Machine.TestCase.settings = settings(

@@ -13,7 +13,7 @@ from controller.store import ArtifactStore, shipped_models
 from envs.scenarios import DEMO
 from envs.sources import LENGTH, QUALITY, default_source
 from envs.tasks import Split
-from predictors.artifact import ArtifactError
+from predictors.artifact import ArtifactError, load_manifest, manifest_sha256
 
 
 def test_without_artifacts_it_says_which_is_missing(tmp_path: Path) -> None:
@@ -37,6 +37,17 @@ def test_the_shipped_predictors_score_the_prompts() -> None:
     assert all(set(scores.quality or {}) == set(scored.pools) for scores in known)
     small = np.array([(scores.quality or {}).get("small", np.nan) for scores in scored.scores])
     assert np.corrcoef(small[~np.isnan(small)], scored.quality[~np.isnan(small), 0])[0, 1] > 0.2
+
+
+def test_the_shipped_policy_learned_from_the_predictors_that_ship() -> None:
+    """Another predictor's lengths are on another scale, and cost the policy availability: train it again with them, by
+    ``headway train best-effort``."""
+    store = ArtifactStore(shipped_models(), None)
+    try:
+        inputs = load_manifest(store.resolve("policy/best-effort")).settings["inputs"]
+    except (HeadwayError, ArtifactError) as error:
+        pytest.skip(str(error))
+    assert {ref: manifest_sha256(store.resolve(ref)) for ref in inputs} == inputs
 
 
 @pytest.mark.parametrize("name", list(envs.registration.ENVIRONMENTS))

@@ -83,7 +83,7 @@ def test_a_request_has_one_line_that_says_all(tmp_path: Path) -> None:
         "model": "auto",
     }
     assert (line["pool"], line["worker"], line["attempts"], line["continued"]) == ("p", "p-0", 1, 0)
-    assert (line["input_tokens"], line["output_tokens"], line["cached_tokens"]) == (7, 3, 0)
+    assert (line["input_tokens"], line["output_tokens"], line["cached_tokens"]) == (7, 3, None)
     assert (line["bytes_out"], line["code"], line["trace_id"]) == (sizes[0], None, TRACE)
     assert 0 <= line["queue_ms"] <= line["ttft_ms"] <= line["duration_ms"] + 1
     assert line["bytes_in"] > 50

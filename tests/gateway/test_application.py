@@ -72,7 +72,9 @@ def test_a_gateway_without_any_artifact_serves_on_its_fallbacks_and_says_so() ->
             if name == "headway_artifact_info"
             for labels in [dict(pairs)]
         }
-        assert states == {"length/fast": "absent", "quality/llmrouter": "absent", "policy/best-effort": "absent"}
+        assert states == dict.fromkeys(
+            ("length/fast", "length/remaining", "quality/llmrouter", "policy/best-effort"), "absent"
+        )
         tier = {"stage": "tier", "implementation": "best_effort"}
         outcomes = {o: samples["headway_stage_total", tuple(sorted({**tier, "outcome": o}.items()))] for o in OUTCOMES}
         assert outcomes == {"scored": 0, "skipped": 0, "fallback": 12}

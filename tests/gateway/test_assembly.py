@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ def states(store: ArtifactStore, **settings: object) -> dict[str, ArtifactState]
 def test_artifacts_that_are_not_there_are_absent() -> None:
     assert states(ArtifactStore(None, None)) == {
         "length/fast": ArtifactState.ABSENT,
+        "length/remaining": ArtifactState.ABSENT,
         "quality/llmrouter": ArtifactState.ABSENT,
     }
 
@@ -32,7 +35,7 @@ def test_a_stages_own_artifact_is_looked_at_too() -> None:
 
 
 def test_what_the_configuration_turns_off_is_not_missed() -> None:
-    assert states(ArtifactStore(None, None), scoring={"length": None, "quality": None}) == {}
+    assert states(ArtifactStore(None, None), scoring={"length": None, "quality": None, "remaining": None}) == {}
 
 
 def test_a_tampered_artifact_is_refused_and_the_reason_names_the_file(tmp_path: Path) -> None:
@@ -53,6 +56,26 @@ def test_a_tampered_artifact_is_refused_and_the_reason_names_the_file(tmp_path: 
     (refused,) = [one for one in known.standings if one.name == "fast"]
     assert refused.state is ArtifactState.REFUSED
     assert "ranker.txt" in refused.why
+
+
+def test_an_artifact_of_another_kind_of_predictor_is_refused_with_what_is_wrong() -> None:
+    shipped = ArtifactStore(Path(__file__).resolve().parents[2] / "models", None)
+    swapped = {"length": "length/remaining", "remaining": "length/fast", "quality": None}
+    known = learned(configured(pool("p", SOMEWHERE), scoring=swapped), shipped)
+    assert (known.scorer, known.remaining) == (None, None)
+    for standing in known.standings:
+        assert standing.state is ArtifactState.REFUSED
+        assert "features" in standing.why
+
+
+def test_what_is_left_of_streams_can_be_predicted_without_any_scorer() -> None:
+    shipped = ArtifactStore(Path(__file__).resolve().parents[2] / "models", None)
+    known = learned(configured(pool("p", SOMEWHERE), scoring={"length": None, "quality": None}), shipped)
+    assert known.scorer is None
+    assert known.remaining is not None
+    said = known.remaining.begin(0.5, 300.0, None, 48).feed("One more word of it. " * 12, 48)
+    assert said is not None
+    assert said.expected > 0.0
 
 
 def test_a_profile_gives_a_pool_its_first_speed(tmp_path: Path) -> None:
@@ -76,3 +99,23 @@ def test_every_stage_of_the_configuration_is_built() -> None:
     plane = control_plane(configured(pool("p", SOMEWHERE), stages=chosen), ArtifactStore(None, None))
     assert (plane.stages.tier.name, plane.stages.order.name) == ("best_effort", "fcfs")
     assert (plane.stages.fairness.name, plane.stages.place.name) == ("vtc", "prefix")
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_policy_that_learned_from_another_predictor_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, other: bool
+) -> None:
+    models = Path(__file__).resolve().parents[2] / "models"
+    for kind in ("length/fast", "quality/ladder", "policy/best-effort"):
+        path = ArtifactStore(models, None).resolve(kind)
+        shutil.copytree(path, tmp_path / path.relative_to(models))
+    if other:
+        (file,) = tmp_path.glob("policy/best-effort/*/manifest.json")
+        manifest = json.loads(file.read_text())
+        manifest["settings"]["inputs"]["length/fast"] = "0" * 64
+        file.write_text(json.dumps(manifest))
+    scoring = {"quality": "quality/ladder", "remaining": None}
+    configuration = configured(pool("p", SOMEWHERE), stages={"tier": "best_effort"}, scoring=scoring)
+    known = learned(configuration, ArtifactStore(tmp_path, None))
+    assert all(one.state is ArtifactState.ACTIVE for one in known.standings)
+    assert ("policy/best-effort learned from another length/fast" in caplog.text) is other

@@ -116,6 +116,20 @@ def test_the_fleet_is_read_when_it_is_asked() -> None:
     assert value(one, "headway_build_info", version="1.2.3") == 1
 
 
+def test_what_waits_for_kv_cache_and_what_outgrew_its_share_is_counted() -> None:
+    kv = {"share": 1.0}
+    plane = control_plane(parse({"pools": [POOL], "limits": {"kv_budget": kv}}), ArtifactStore(None, None))
+    plane.add_worker(WorkerSpec("w", "p", "http://w", 2, kv_tokens=600), 0.0)
+    one = metrics(held_for_kv=plane.held_for_kv, view=lambda: plane.view(0.0))
+    for name in ("runs", "waits"):
+        plane.submit(Ticket(name, "p", prompt_tokens=100), 0.0)
+        plane.dispatch(0.0)
+    plane.on_tokens("runs", 300, 0.0)
+    assert value(one, "headway_held_for_kv_total") == 1
+    assert value(one, "headway_worker_outgrown_total", worker="w", pool="p") == 1
+    assert value(metrics(), "headway_held_for_kv_total") == 0
+
+
 def test_what_is_heard_of_caches_is_counted_by_worker_and_absent_where_nothing_is() -> None:
     stats = KvStats(messages=1, events=2, unknown=3, malformed=4, gaps=5, replays=6, resets=7, failures=8)
     one = metrics(kv=lambda: {"w": stats})

@@ -20,6 +20,9 @@ from tests.gateway import shapes
         ({"usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}, Usage(7, 3)),
         ({"usage": {"prompt_tokens": 7, "total_tokens": 7}}, Usage(7, 0)),
         ({"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 5}}}, Usage(7, 0, 5)),
+        ({"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 0}}}, Usage(7, 0, 0)),
+        ({"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": None}}}, Usage(7, 0)),
+        ({"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": -5}}}, None),
         (
             {"usage": {"input_tokens": 7, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 5}}},
             Usage(7, 3, 5),
@@ -27,7 +30,7 @@ from tests.gateway import shapes
         ({"usage": {"input_tokens": 2, "output_tokens": 3, "cache_read_input_tokens": 5}}, Usage(7, 3, 5)),
         (
             {"usage": {"input_tokens": 2, "output_tokens": 3, "cache_creation_input_tokens": 5}},
-            Usage(7, 3, 0),
+            Usage(7, 3),
         ),
         ({"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 0}}}, Usage(7, 0)),
         ({"type": "response.completed", "response": {"usage": {"input_tokens": 7, "output_tokens": 3}}}, Usage(7, 3)),
@@ -66,7 +69,7 @@ def test_a_stream_of_named_events_is_unchanged_and_counted_however_it_is_cut(pat
     meter = StreamMeter(drop_usage=False)
     passed = b"".join([meter.feed(stream[start:end]) for start, end in pairwise(places)])
     assert passed + meter.end() == stream
-    assert meter.usage == Usage(7, 3, 5 if path == "/v1/responses" else 0)
+    assert meter.usage == Usage(7, 3, 5 if path == "/v1/responses" else None)
     assert meter.error is None
 
 

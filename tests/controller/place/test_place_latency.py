@@ -107,6 +107,33 @@ def test_a_pace_learns_how_slow_its_worker_is() -> None:
     assert pace.error < 0.25
 
 
+def test_an_answer_that_came_whole_says_nothing_of_its_first_token() -> None:
+    streamed, whole = Pace(STEPS, 1.0, 0.998), Pace(STEPS, 1.0, 0.998)
+    at = Situation(100.0, 0, 10, 5000, 1000, 100, 100)
+    first, token = sum(first_row(STEPS, at)), 2.0 * sum(token_row(STEPS, at))
+    for _ in range(100):
+        streamed.learn(at, first, first + 99 * token)
+        whole.learn(at, None, first + 99 * token)
+    said = whole.predict(at)
+    assert said == pytest.approx((first, token), rel=0.01)
+    assert said == pytest.approx(streamed.predict(at), rel=0.01)
+
+
+def test_whole_answers_do_not_make_a_worker_look_slow_to_begin() -> None:
+    made, stage = by_latency()
+    control = plane(made, max_inflight=8)
+    for number in range(40):
+        at = 10.0 * number
+        submit(control, f"{number}", at, max_tokens=50, streams=False)
+        control.dispatch(at)
+        control.on_first_token(f"{number}", at + 0.5)
+        control.on_finish(f"{number}", Usage(100, 50), at + 0.5)
+    pace = stage.pace("small-0")
+    said = pace.predict(Situation(100.0, 0, 0, 0, 0, 100, 50)) if pace is not None else None
+    assert said is not None
+    assert said[0] < 0.1
+
+
 def test_it_sends_nothing_more_to_a_worker_that_turned_out_slow() -> None:
     made, stage = by_latency()
     control = plane(made, workers=2, max_inflight=8)
