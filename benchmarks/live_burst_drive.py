@@ -234,7 +234,7 @@ def _serve(policy: str, asked: Sequence[Asked], way: Way, pipe: Connection) -> N
         }],
         "limits": {"max_queue": 100_000, "max_queue_seconds": 3600},
         "stages": {"order": FCFS if policy == FCFS else "length_rank"},
-        "scoring": {"length": way.refs.get(policy), "quality": None, "when": "always"},
+        "scoring": {"length": way.refs.get(policy), "quality": None, "remaining": None, "when": "always"},
     })  # fmt: skip
     application = create_app(configuration, store=ArtifactStore(shipped_models(), way.home), scorer=scorer)
     port = free_port()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,6 +16,7 @@ from cli.length_judging import (
     METRICS,
     Judging,
     Seen,
+    Step,
     embedded,
     joined,
     read_features,
@@ -100,6 +102,9 @@ def train(
 def evaluate(
     data: DataDir = None,
     rows: RowsFile = None,
+    fit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rows to fit rankers on, to judge them by --rows alone.")
+    ] = None,
     source: Sources = None,
     artifact: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The artifact judged as shipped; length/fast if left out.")
@@ -115,23 +120,32 @@ def evaluate(
 ) -> None:
     """Length rankers on prompts they never saw: order, lengths and quantiles, median over models, by source.
 
-    Split in_domain is cross-validation by prompt within a source, leave_one_out is trained on all other sources.
-    tau_b_short is tau-b among a model's shortest 30 % of answers. mae (tokens) and coverage_90, the share of answers no
-    longer than the predicted 0.9 quantile, are after each model's own map, fitted without the prompts it is judged by.
+    Split in_domain is cross-validation by prompt within a source, leave_one_out is trained on all other sources, and
+    transfer on the rows of --fit, whose prompts are left out of those that judge. tau_b_short is tau-b among a model's
+    shortest 30 % of answers. mae (tokens) and coverage_90, the share of answers no longer than the predicted 0.9
+    quantile, are after each model's own map, fitted without the prompts it is judged by. Where rows hold several
+    samples of a prompt, tau_b_sample is with a single one's length, and share_of_ceiling is that over noise_ceiling.
     """
     from predictors.length.baselines import RANKERS, feature_rankers
 
-    inputs = Inputs(data, rows, tasks, seed, source)
+    if fit is not None and (rows is None or set(source or [Source.ROWS]) != {Source.ROWS}):
+        raise fail("--fit FILE needs --rows FILE to judge by, and no other source")
+    inputs = Inputs(data, rows, tasks, seed, [Source.ROWS] if fit is not None else source)
     parts = inputs.read()
     shipped = _shipped(artifact)
     settings = {"folds": folds, "resamples": resamples, "least": least, "features": str(features) if features else None}
-    report = Report("eval length", seed, {**inputs.settings(), **settings})
+    report = Report("eval length", seed, {**inputs.settings(), **settings, "fit": str(fit) if fit else None})
+    seen: list[Seen] = []
+    if fit is not None:
+        how = partial(Judging, report, folds, seed, resamples, least)
+        seen = _transfer(report, how, parts[Source.ROWS], fit, shipped)
+        _finish(report, seen, plots, json_path)
+        return
     states = read_features(features) if features is not None else {}
     deep = feature_rankers() if features is not None else {}
     tables = tables_of(parts, least)
     alone = [table for table, _ in tables if table.source != "all"]
     count = len(tables) * (len(RANKERS) + len(deep) + 1) + (len(alone) > 1) * len(alone) * (len(RANKERS) + len(deep))
-    seen: list[Seen] = []
     with usable(), steps(count) as step:
         judging = Judging(report, folds, seed, resamples, least, step)
         for table, labels in tables:
@@ -150,12 +164,51 @@ def evaluate(
         model, manifest = shipped
         report.extra("artifact", {"ref": manifest.ref})
         _judge_as_is(report, model, kept_out(parts, manifest.held_out), seed, resamples)
+    _finish(report, seen, plots, json_path)
+
+
+def _transfer(
+    report: Report,
+    how: Callable[[Step], Judging],
+    data: LengthData,
+    fit: Path,
+    shipped: tuple[FastLength, Manifest] | None,
+) -> list[Seen]:
+    """For rankers fitted on another file, the ceilings, and the artifact, if that file is what it was trained on."""
+    import numpy as np
+
+    from predictors.length.baselines import RANKERS
+    from predictors.length.data import COLLECTED, read_collected
+
+    with usable():
+        learned = read_collected(fit)
+    known = set(learned.groups)
+    unseen = data.take(np.array([group not in known for group in data.groups], dtype=np.bool_))
+    report.extra("prompts_also_in_fit", len(data) - len(unseen))
+    if not len(unseen):
+        raise fail(f"every prompt of the rows to judge is also in {fit}; collect others")
+    with usable(), steps(len(RANKERS) + 1) as step:
+        judging = how(step)
+        table, training = (embedded(Source.ROWS, part, judging.least) for part in (unseen, learned))
+        seen = judging.transfer(table, training, RANKERS) + judging.ceilings(table, [table.source], "transfer")
+    if shipped is not None:
+        model, manifest = shipped
+        digests = {source.sha256 for source in manifest.data if source.name == COLLECTED}
+        if digests == {source.sha256 for source in learned.provenance}:
+            report.extra("artifact", {"ref": manifest.ref})
+            _judge_as_is(report, model, {table.source: unseen}, judging.seed, judging.resamples)
+    return seen
+
+
+def _finish(report: Report, seen: list[Seen], plots: Path | None, json_path: Path | None) -> None:
     report.write(json_path)
     if plots is not None:
         from cli.length_plots import draw
 
         draw(seen, plots)
-    report.show(Console(), "Length rankers (median over models)", [*METRICS, "latency_us_p50"])
+    noise = ["tau_b_sample", "share_of_ceiling"]
+    several = [name for name in noise if any(name in metrics for _, metrics in report.results)]
+    report.show(Console(), "Length rankers (median over models)", [*METRICS, *several, "latency_us_p50"])
 
 
 def _without_held_out(parts: Mapping[Source, LengthData], share: float, least: int) -> Table:
@@ -177,13 +230,14 @@ def _masks(data: LengthData) -> dict[str, Any]:
 
 def _judge_as_is(report: Report, model: FastLength, kept: Mapping[str, LengthData], seed: int, resamples: int) -> None:
     """A row for each source: the artifact itself on prompts it was not trained on."""
-    from predictors.length.evaluation import judge, mapped
+    from predictors.length.evaluation import against_noise, judge, mapped
 
     for label, part in kept.items():
         table = embedded(label, part, least=2)
         ranks = model.predict(part.prompts, table.embeddings).rank
         judged = judge(ranks, table, seed, resamples, mapped(ranks, table, _MAP_FOLDS, seed))
-        row(report, "shipped", label, judged, split="held_out", setting="shipped")
+        noise = against_noise(ranks, table, seed, resamples, least=2)
+        row(report, "shipped", label, judged, noise=noise, split="held_out", setting="shipped")
 
 
 def _write(

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from cli.length_sources import Source
     from predictors.length.data import LengthData
     from predictors.length.estimator import LengthEstimator
-    from predictors.length.evaluation import Judged, Mapped, Table
+    from predictors.length.evaluation import Judged, Mapped, Predictable, Table
 
     Matrix = NDArray[np.float64]
     Make = Callable[[], LengthEstimator]
-    Step = Callable[[str], None]
 
+Step = Callable[[str], None]
+"""Names the step that begins."""
 METRICS: Final = ("tau_b", "tau_b_short", "mae", "coverage_90")
 _TIMED: Final = 200
 """Prompts that are scored one by one to time a predictor."""
@@ -64,7 +65,8 @@ class Judging:
         for predictor, make in rankers.items():
             self.step(f"{table.source}: {predictor}")
             scores = out_of_fold(make, table, self.folds, self.seed)
-            cost = microseconds(make, table) if "all" in labels and not more else None
+            timed = "all" in labels and not more
+            cost = microseconds(make().fit(table.data, table.embeddings), table) if timed else None
             found += self._rows(predictor, table, labels, scores, "in_domain", cost, **more)
         return found
 
@@ -76,16 +78,32 @@ class Judging:
             scores = ranker.rank(table.data.prompts, table.embeddings)
             self._rows(predictor, table, [table.source], scores, "leave_one_out", None, **more)
 
-    def ceilings(self, table: Table, labels: Sequence[str]) -> list[Seen]:
+    def transfer(self, table: Table, learned: Table, rankers: Mapping[str, Make], **more: Label) -> list[Seen]:
+        """Trained on the rows of another file; only the models' own maps are fitted on these. Timed."""
+        found = []
+        for predictor, make in rankers.items():
+            self.step(f"{table.source} from the rows to fit: {predictor}")
+            ranker = make().fit(learned.data, learned.embeddings)
+            scores = ranker.rank(table.data.prompts, table.embeddings)
+            cost = microseconds(ranker, table) if not more else None
+            found += self._rows(predictor, table, [table.source], scores, "transfer", cost, **more)
+        return found
+
+    def scored(self, predictor: str, table: Table, scores: Matrix, split: str, **more: Label) -> list[Seen]:
+        """Scores (n,) that were made elsewhere, by what never saw these rows."""
+        self.step(f"{table.source}: {predictor}")
+        return self._rows(predictor, table, [table.source], scores, split, None, **more)
+
+    def ceilings(self, table: Table, labels: Sequence[str], split: str = "in_domain", **more: Label) -> list[Seen]:
         """What knows true lengths: other models' answers, and where there are several samples, the model's own."""
         from predictors.length.baselines import mean_rank_of_others
         from predictors.length.evaluation import noise_ceiling
 
         self.step(f"{table.source}: oracle")
-        found = self._rows("oracle", table, labels, mean_rank_of_others(table.data.tokens), "in_domain", None)
+        found = self._rows("oracle", table, labels, mean_rank_of_others(table.data.tokens), split, None, **more)
         ceiling = noise_ceiling(table, self.seed, self.resamples, self.least)
         for label in labels if ceiling is not None else []:
-            row(self.report, "noise_ceiling", label, ceiling, split="in_domain")
+            row(self.report, "noise_ceiling", label, ceiling, None, None, split=split, **more)
         return found
 
     def _rows(
@@ -98,22 +116,31 @@ class Judging:
         cost: float | None,
         **more: Label,
     ) -> list[Seen]:
-        from predictors.length.evaluation import judge, mapped
+        from predictors.length.evaluation import against_noise, judge, mapped
 
         lengths = mapped(scores, table, self.folds, self.seed)
         judged = judge(scores, table, self.seed, self.resamples, lengths)
+        noise = against_noise(scores, table, self.seed, self.resamples, self.least)
         setting: dict[str, Label] = {"setting": "default"} if predictor == "fast" else {}
         for label in labels:
-            row(self.report, predictor, label, judged, cost, split=split, **setting, **more)
+            row(self.report, predictor, label, judged, cost, noise, split=split, **setting, **more)
         return [] if judged is None else [Seen(predictor, table, scores, lengths, judged)]
 
 
 def row(
-    report: Report, predictor: str, source: str, judged: Judged | None, cost: float | None = None, **labels: Label
+    report: Report,
+    predictor: str,
+    source: str,
+    judged: Judged | None,
+    cost: float | None = None,
+    noise: Predictable | None = None,
+    **labels: Label,
 ) -> None:
-    """A row of a report; what is not defined is ``None``."""
+    """A row of a report; what is not defined is ``None``. ``noise``, where there are several samples, adds metrics."""
     metrics: dict[str, Metric] = {name: None if judged is None else getattr(judged, name) for name in METRICS}
     metrics |= {"models": judged.models if judged else None, "prompts": judged.prompts if judged else None}
+    if noise is not None:
+        metrics |= {"tau_b_sample": noise.tau_b, "share_of_ceiling": noise.share}
     report.row({"predictor": predictor, "source": source, **labels}, {**metrics, "latency_us_p50": cost})
 
 
@@ -175,13 +202,13 @@ def with_features(table: Table, features: Mapping[str, NDArray[np.float32]]) -> 
     return replace(table, data=table.data.take(known), embeddings=states)
 
 
-def microseconds(make: Make, table: Table) -> float:
-    """Median time to score one prompt, with its embedding where the predictor reads one."""
+def microseconds(ranker: LengthEstimator, table: Table) -> float:
+    """Median time in which a fitted ranker scores one prompt, with its embedding where it reads one."""
     import numpy as np
 
     from predictors.embedding import Embedder
 
-    ranker, embedder = make().fit(table.data, table.embeddings), Embedder()
+    embedder = Embedder()
     nothing = np.zeros((1, table.embeddings.shape[1]), dtype=np.float32)
     times = []
     for prompt in table.data.prompts[:_TIMED]:

@@ -116,8 +116,8 @@ class EmbeddingRidge:
 
 
 def _trees_alone() -> FastRanker:
-    """Without choice of a kernel, and without a blend: ``length/fast`` up to version 2."""
-    return FastRanker(replace(FastSettings(), kernels=(), blends=(0.0,)))
+    """Without choice of a kernel or of trees, and without a blend: ``length/fast`` up to version 2."""
+    return FastRanker(replace(FastSettings(), kernels=(), growths=(), blends=(0.0,)))
 
 
 RANKERS: Final[Mapping[str, Callable[[], LengthEstimator]]] = MappingProxyType(

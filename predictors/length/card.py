@@ -79,8 +79,9 @@ first. It also gives the length it expects, its 0.9 quantile and the mean beyond
 
 **Method.** A ridge regression over words (tf-idf), lexical features and likeness to typical prompts (WordLlama
 embeddings, 256 dimensions) gives an out-of-fold score; that score and the lexical features go into LightGBM trees
-trained with lambdarank, and the trees' score is blended with the ridge's. The label is a prompt's mean rank over all
-models that answered it. The ridge's kernel and the share of the blend were chosen on inner folds of the prompts used.
+(lambdarank's, or larger regression trees where those order the inner folds better), and the trees' score is blended
+with the ridge's. The label is a prompt's mean rank over all models that answered it. The ridge's kernel, the trees and
+the share of the blend were chosen on inner folds of the prompts used.
 Monotone tables map the score to a rank and to tokens: the mean, the 0.9 quantile of the answers, shifted by a
 split-conformal correction from out-of-fold scores, and the mean of the answers beyond it. A prompt's own `max_tokens`
 caps all of them.

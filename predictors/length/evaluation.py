@@ -40,6 +40,15 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Predictable:
+    """One ranker beside the noise of a model's own answers: ``tau_b`` with the length of a single sample, averaged over
+    the samples, and ``share`` of what :func:`noise_ceiling` says of the same rows; medians over models."""
+
+    tau_b: Interval
+    share: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Mapped:
     """Expected tokens and their 0.9 quantile (n, M), NaN for models that are not judged or have no answer."""
 
@@ -127,25 +136,66 @@ def noise_ceiling(table: Table, seed: int, resamples: int = 1000, least: int = L
     """Tau-b of one sample's length with the mean of the others to the same prompt, averaged over the samples: what a
     model's own chance leaves to predict. Over models with several samples of ``least`` prompts; ``None`` if there is
     none."""
+    drawn = _draws(table.data.groups, seed, resamples)
+    samples = _samples_of(table, least)
+    tau = _median([_mean_tau([(one.others, one) for one in each], drawn) for each in samples])
+    judged = np.zeros(len(table.data), dtype=bool)
+    for one in (one for each in samples for one in each):
+        judged |= one.rows
+    return None if tau is None else Judged(tau, len(samples), int(judged.sum()))
+
+
+def against_noise(
+    scores: Matrix, table: Table, seed: int, resamples: int = 1000, least: int = LEAST_PROMPTS
+) -> Predictable | None:
+    """Judge scores (n,), or (n, M) if they differ by model, by single samples, which is what :func:`noise_ceiling` is
+    about. ``None`` where no model has several samples of ``least`` prompts, or tau-b is not defined."""
+    drawn = _draws(table.data.groups, seed, resamples)
+    taus: list[Matrix] = []
+    shares: list[Matrix] = []
+    for each in _samples_of(table, least):
+        own = [(scores if scores.ndim == 1 else scores[:, one.column], one) for one in each]
+        if any(np.isnan(score[one.rows]).any() for score, one in own):
+            continue
+        taus.append(_mean_tau([(score[one.rows], one) for score, one in own], drawn))
+        ceiling = _mean_tau([(one.others, one) for one in each], drawn)
+        shares.append(np.divide(taus[-1], ceiling, out=np.full_like(ceiling, np.nan), where=ceiling > 0))
+    tau, share = _median(taus), _median(shares)
+    return None if tau is None or share is None else Predictable(tau, share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One sample of each prompt under a mask (n,), with the mean of that prompt's others (k,)."""
+
+    column: int
+    rows: NDArray[np.bool_]
+    own: Matrix
+    others: Matrix
+
+
+def _samples_of(table: Table, least: int) -> list[list[_Sample]]:
+    """By model with several samples of ``least`` prompts, each of the samples."""
     samples = table.data.samples
     if samples is None:
-        return None
-    draws = _draws(table.data.groups, seed, resamples)
+        return []
     several = (~np.isnan(samples)).sum(axis=2) > 1
-    taus: list[Matrix] = []
-    judged = np.zeros(len(samples), dtype=bool)
+    found = []
     for column in np.flatnonzero(several.sum(axis=0) >= least):
-        own = samples[:, column]
+        lengths = samples[:, column]
         each = []
-        for index in range(own.shape[1]):
-            rows = several[:, column] & ~np.isnan(own[:, index])
+        for index in range(lengths.shape[1]):
+            rows = several[:, column] & ~np.isnan(lengths[:, index])
             if rows.sum() > 1:
-                judged |= rows
-                others = np.nanmean(np.delete(own[rows], index, axis=1), axis=1)
-                each.append(weighted_tau_b(others, own[rows, index], draws[:, rows]))
-        taus.append(np.mean(each, axis=0))
-    tau = _median(taus)
-    return None if tau is None else Judged(tau, len(taus), int(judged.sum()))
+                others = np.nanmean(np.delete(lengths[rows], index, axis=1), axis=1)
+                each.append(_Sample(int(column), rows, lengths[rows, index], others))
+        found.append(each)
+    return found
+
+
+def _mean_tau(pairs: Sequence[tuple[Matrix, _Sample]], draws: Matrix) -> Matrix:
+    """Tau-b (R,) of scores (k,) with a sample's lengths, averaged over the samples."""
+    return np.asarray(np.mean([weighted_tau_b(score, one.own, draws[:, one.rows]) for score, one in pairs], axis=0))
 
 
 def _mean(values: Matrix, draws: Matrix) -> Matrix:

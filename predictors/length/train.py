@@ -1,7 +1,7 @@
-"""Training ``fast``: out-of-fold trend scores and lexical features into LightGBM's lambdarank, blended with the trend.
+"""Training ``fast``: out-of-fold trend scores and lexical features into LightGBM's trees, blended with the trend.
 
-Which kernel the trend has, and how much of it the blend, is chosen on the inner folds, by tau-b with each model's
-lengths.
+Which kernel the trend has, how the trees are grown, and how much of the trend the blend has, is chosen on the inner
+folds, by tau-b with each model's lengths.
 
 Everything is seeded and single-threaded where order matters: the same data, settings and seed give the same bytes.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import lightgbm
 import numpy as np
@@ -41,6 +41,18 @@ _LEAST_RISE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """How the trees are grown. ``lambdarank`` learns pairs, ``regression`` the labels themselves."""
+
+    objective: Literal["lambdarank", "regression"] = "regression"
+    trees: int = 400
+    leaves: int = 31
+    least_in_leaf: int = 5
+    feature_share: float = 1.0
+    l2: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class FastSettings:
     """Hyper-parameters of :class:`FastRanker`."""
 
@@ -67,14 +79,24 @@ class FastSettings:
     feature_share: float = 0.3
     row_share: float = 0.7
     l2: float = 10.0
+    growths: tuple[Growth, ...] = (Growth(),)
+    """Trees to choose from beside lambdarank's of the sizes above, which suit answers that the prompt explains little
+    of; the larger ones suit answers that it decides, …"""
+    least_gain: float = 0.01
+    """… and are taken where they order the inner folds better by more than this tau-b."""
     bins: int = 16
     """Pieces of the map from score to expected tokens."""
     seed: int = 0
 
+    @property
+    def smallest(self) -> Growth:
+        """Lambdarank's trees of the sizes above."""
+        return Growth("lambdarank", self.trees, self.leaves, self.least_in_leaf, self.feature_share, self.l2)
+
 
 class FastRanker:
     """Learns ``fast``. After ``fit``: ``model_`` (what serves), ``out_of_fold_`` (n,), the inner folds' scores, and
-    ``chosen_``, the settings that won there: gamma, lexical_share and the blend."""
+    ``chosen_``, the settings that won there: gamma, lexical_share, the trees' growth and the blend."""
 
     embeds: ClassVar[bool] = True
 
@@ -97,17 +119,12 @@ class FastRanker:
         settings, trend_scores = _best_trend(data, readings, embeddings, labels, folds, settings)
         trend = fit_trend(readings, embeddings, labels, np.arange(len(data)), settings)
         columns = np.column_stack([trend_scores, readings.lexical])
-        self.out_of_fold_ = np.empty(len(data))
-        for train, test in splits(folds):
-            part = _booster(columns, labels, train, settings)
-            self.out_of_fold_[test] = np.asarray(part.predict(columns[test], num_threads=1))
-        share = max(settings.blends, key=lambda share: mean_tau(self._blended(share, trend_scores)[0], data.tokens))
-        self.out_of_fold_, blend = self._blended(share, trend_scores)
-        self.chosen_ = {"gamma": settings.gamma, "lexical_share": settings.lexical_share, "blend": share}
-        booster = _booster(columns, labels, np.arange(len(data)), settings)
+        grown, self.out_of_fold_ = _best_trees(columns, data, labels, folds, settings)
+        self.chosen_ = {"gamma": settings.gamma, "lexical_share": settings.lexical_share, **asdict(grown)}
+        booster = _booster(columns, labels, np.arange(len(data)), settings, grown.growth)
         text = booster.model_to_string(num_iteration=-1)
         calibration = calibrate(self.out_of_fold_, labels, settings.bins, typical_answers(data))
-        self.model_ = FastLength(trend, text, calibration, _guard(trend.place(readings, embeddings)), blend)
+        self.model_ = FastLength(trend, text, calibration, _guard(trend.place(readings, embeddings)), grown.weights)
         return self
 
     def predict(self, prompts: Sequence[Prompt], embeddings: NDArray[np.float32]) -> LengthScores:
@@ -129,12 +146,6 @@ class FastRanker:
         loaded.model_ = FastLength.from_files(files)
         return loaded
 
-    def _blended(self, share: float, trend: Matrix) -> tuple[Matrix, tuple[float, float]]:
-        """The trees' out-of-fold scores with a share of the trend's level, and the weights of the trend's outputs."""
-        spread = float(trend[:, 1].std())
-        weight = share * float(self.out_of_fold_.std()) / spread if spread > 0 else 0.0
-        return self.out_of_fold_ + weight * trend[:, 1], (0.0, weight)
-
 
 def _best_trend(
     data: LengthData,
@@ -154,6 +165,42 @@ def _best_trend(
             found[test] = smooth.predict(held_out, smooth.place(held_out, embeddings[test]))
     best = max(range(len(tried)), key=lambda i: mean_tau(scores[i][:, 1], data.tokens)) if len(tried) > 1 else 0
     return tried[best], scores[best]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """Trees and blend: ``blend`` is the share of the trend, ``weights`` are those of its two outputs that make it."""
+
+    growth: Growth
+    blend: float
+    weights: tuple[float, float]
+
+
+def _best_trees(
+    columns: Matrix, data: LengthData, labels: Consensus, folds: Rows, settings: FastSettings
+) -> tuple[_Grown, Matrix]:
+    """The trees and the blend that order the inner folds best, and their out-of-fold scores (n,). The first columns
+    (n, 2 + F) are the trend's."""
+    best, gain = -math.inf, 0.0
+    for growth in (settings.smallest, *settings.growths):
+        trees = np.empty(len(data))
+        for train, test in splits(folds):
+            part = _booster(columns, labels, train, settings, growth)
+            trees[test] = np.asarray(part.predict(columns[test], num_threads=1))
+        blended = [_blended(trees, share, columns[:, 1]) for share in settings.blends]
+        taus = [mean_tau(trees + weight * columns[:, 1], data.tokens) for weight in blended]
+        top = int(np.argmax(taus))
+        if taus[top] > best + gain:
+            best, weight = taus[top], blended[top]
+            found = _Grown(growth, settings.blends[top], (0.0, weight)), trees + weight * columns[:, 1]
+        gain = settings.least_gain
+    return found
+
+
+def _blended(trees: Matrix, share: float, level: Matrix) -> float:
+    """The weight of the trend's level (n,) with which it makes up a share of the trees' scores (n,)."""
+    spread = float(level.std())
+    return share * float(trees.std()) / spread if spread > 0 else 0.0
 
 
 def mean_tau(scores: Matrix, tokens: Matrix) -> float:
@@ -198,14 +245,19 @@ def fit_trend(
     return basis.trend(bias, np.vstack(primal))
 
 
-def _booster(columns: Matrix, labels: Consensus, rows: Rows, settings: FastSettings) -> lightgbm.Booster:
+def _booster(
+    columns: Matrix, labels: Consensus, rows: Rows, settings: FastSettings, growth: Growth
+) -> lightgbm.Booster:
+    if growth.objective == "regression":
+        dataset = lightgbm.Dataset(columns[rows], labels.level[rows], weight=labels.weight[rows])
+        return lightgbm.train(_parameters(settings, growth, len(rows)), dataset, growth.trees)
     queries = deal_queries(labels.source[rows], settings)
     dealt = rows[np.concatenate(queries)]
     levels = np.minimum((labels.level[dealt] * _LEVELS).astype(int), _LEVELS - 1)
     dataset = lightgbm.Dataset(
         columns[dealt], levels, weight=labels.weight[dealt], group=[len(query) for query in queries]
     )
-    return lightgbm.train(_parameters(settings, len(rows)), dataset, settings.trees)
+    return lightgbm.train(_parameters(settings, growth, len(rows)), dataset, growth.trees)
 
 
 def deal_queries(sources: Rows, settings: FastSettings) -> list[Rows]:
@@ -222,20 +274,24 @@ def deal_queries(sources: Rows, settings: FastSettings) -> list[Rows]:
     return queries
 
 
-def _parameters(settings: FastSettings, prompts: int) -> dict[str, object]:
-    least_in_leaf = max(1, min(settings.least_in_leaf, prompts // 20))
-    return {
-        "objective": "lambdarank",
+def _parameters(settings: FastSettings, growth: Growth, prompts: int) -> dict[str, object]:
+    least_in_leaf = max(1, min(growth.least_in_leaf, prompts // 20))
+    ranks = growth.objective == "lambdarank"
+    ranking = {
         "label_gain": list(range(_LEVELS)),
         "lambdarank_truncation_level": 2 * settings.query,
         "lambdarank_norm": False,
+    }
+    return {
+        "objective": growth.objective,
+        **(ranking if ranks else {}),
         "learning_rate": settings.learning_rate,
-        "num_leaves": settings.leaves,
-        "min_data_in_leaf": least_in_leaf * settings.repeats,
-        "feature_fraction": settings.feature_share,
+        "num_leaves": growth.leaves,
+        "min_data_in_leaf": least_in_leaf * (settings.repeats if ranks else 1),
+        "feature_fraction": growth.feature_share,
         "bagging_fraction": settings.row_share,
         "bagging_freq": 1,
-        "lambda_l2": settings.l2,
+        "lambda_l2": growth.l2,
         "seed": settings.seed,
         "deterministic": True,
         "force_row_wise": True,

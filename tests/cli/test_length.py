@@ -159,9 +159,10 @@ def test_features_of_another_shape_are_said(tmp_path: Path) -> None:
     assert "finite features" in done.stderr
 
 
-def test_several_samples_give_the_noise_ceiling(tmp_path: Path) -> None:
-    tasks, rng = generate(6, 80), np.random.default_rng(0)
-    rows = [(task.prompt, sample, len(token_texts(task.worked))) for task in tasks for sample in range(3)]
+def sampled(path: Path, split: str = "train", count: int = 80, samples: int = 3) -> Path:
+    """Answers about as long as the worked ones, several to a prompt."""
+    tasks, rng = generate(6, count, split), np.random.default_rng(0)
+    rows = [(task.prompt, sample, len(token_texts(task.worked))) for task in tasks for sample in range(samples)]
     columns = {
         "prompt": [prompt for prompt, _, _ in rows],
         "model": ["m"] * len(rows),
@@ -169,7 +170,12 @@ def test_several_samples_give_the_noise_ceiling(tmp_path: Path) -> None:
         "output_tokens": [max(1, round(length * float(rng.uniform(0.5, 1.5)))) for _, _, length in rows],
         "error": pyarrow.nulls(len(rows), pyarrow.string()),
     }
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_several_samples_give_the_noise_ceiling(tmp_path: Path) -> None:
+    sampled(tmp_path / "rows.parquet")
     arguments = ["--source", "rows", "--rows", str(tmp_path / "rows.parquet"), "--folds", "2", *QUICK]
     done = run(evaluate, *arguments, "--json", str(tmp_path / "f.json"))
     assert done.exit_code == 0, done.output
@@ -177,6 +183,40 @@ def test_several_samples_give_the_noise_ceiling(tmp_path: Path) -> None:
     ceiling = judged["noise_ceiling", "rows"]["metrics"]["tau_b"]
     assert 0.5 < ceiling["lo"] <= ceiling["value"] < 0.95
     assert judged["oracle", "rows"]["metrics"]["tau_b"] is None, "there is no other model"
+    fast = judged["fast", "rows"]["metrics"]
+    assert 0 < fast["tau_b_sample"]["value"] < ceiling["value"]
+    assert fast["share_of_ceiling"]["value"] == pytest.approx(fast["tau_b_sample"]["value"] / ceiling["value"])
+
+
+def test_rows_of_one_file_judge_what_was_fitted_to_another(tmp_path: Path) -> None:
+    learned = sampled(tmp_path / "learned.parquet", samples=1)
+    other = sampled(tmp_path / "others.parquet", "test", 60)
+    mixed = pyarrow.concat_tables([pyarrow.parquet.read_table(path) for path in (other, learned)])
+    pyarrow.parquet.write_table(mixed, tmp_path / "rows.parquet")
+    fitting = ["--source", "rows", "--rows", str(learned), "--held-out", "0", "--out", str(tmp_path / "models")]
+    assert run(train, *fitting, "--name", "mine", "--folds", "2", *QUICK).exit_code == 0
+    asked = ["--rows", str(tmp_path / "rows.parquet"), "--fit", str(learned), "--folds", "2", *QUICK]
+    artifact = ["--artifact", str(tmp_path / "models" / "length" / "mine" / "1")]
+    done = run(evaluate, *asked, *artifact, "--json", str(tmp_path / "f.json"))
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "f.json").read_bytes())["prompts_also_in_fit"] == 80
+    rows = rows_of(tmp_path / "f.json", "transfer")
+    assert {name for name, _ in rows} == {*RANKERS, "oracle", "noise_ceiling"}
+    fast, ceiling = rows["fast", "rows"]["metrics"], rows["noise_ceiling", "rows"]["metrics"]
+    assert fast["prompts"]["value"] == ceiling["prompts"]["value"] == 60
+    assert 0 < fast["share_of_ceiling"]["value"] < 1
+    own = rows_of(tmp_path / "f.json", "held_out")["shipped", "rows"]["metrics"]
+    assert own["tau_b"]["value"] == pytest.approx(fast["tau_b"]["value"]), "the same rows, settings and seed"
+
+
+def test_what_was_fitted_to_the_same_rows_is_not_judged_by_them(tmp_path: Path) -> None:
+    rows = sampled(tmp_path / "rows.parquet")
+    done = run(evaluate, "--rows", str(rows), "--fit", str(rows), *QUICK)
+    assert done.exit_code == 2
+    assert "collect others" in done.stderr
+    done = run(evaluate, "--source", "tasks", "--fit", str(rows), *QUICK)
+    assert done.exit_code == 2
+    assert "--fit FILE needs --rows" in done.stderr
 
 
 def test_the_same_seed_gives_the_same_report_but_for_time(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from predictors.length.data import Answer, LengthData, from_answers
-from predictors.length.evaluation import Table, held_out_mask, judge, judged_columns, out_of_fold, weighted_tau_b
+from predictors.length.evaluation import (
+    Table,
+    against_noise,
+    held_out_mask,
+    judge,
+    judged_columns,
+    noise_ceiling,
+    out_of_fold,
+    weighted_tau_b,
+)
 from predictors.types import Prompt
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 3)), min_size=2, max_size=40)
@@ -82,3 +91,52 @@ def test_what_is_held_out_depends_on_the_text_alone() -> None:
 def test_only_models_with_enough_prompts_are_judged() -> None:
     answers = [Answer(Prompt(str(i)), model, i + 1) for i in range(10) for model in ("a", "b") if model == "a" or i < 4]
     assert judged_columns(from_answers(answers, "s", "MIT"), 5).tolist() == [0]
+
+
+def sampled(samples: np.ndarray) -> Table:
+    """Prompts (n) with samples (n, k) of one model."""
+    answers = [Answer(Prompt(f"prompt {i}"), "m", int(length)) for i, row in enumerate(samples) for length in row]
+    data = from_answers(answers, "s", "MIT")
+    return Table("s", data, np.zeros((len(data), 256), dtype=np.float32), judged_columns(data, 2))
+
+
+def test_a_score_is_judged_by_single_samples_as_the_ceiling_is() -> None:
+    rng = np.random.default_rng(0)
+    expected = rng.uniform(50, 400, size=150)
+    table = sampled(np.round(expected[:, None] * rng.uniform(0.6, 1.4, size=(150, 4))))
+    ceiling, known = noise_ceiling(table, 0, 200, 100), against_noise(expected, table, 0, 200, 100)
+    assert ceiling is not None
+    assert known is not None
+    assert known.tau_b.value == pytest.approx(known.share.value * ceiling.tau_b.value)
+    taus = [kendalltau(expected, table.data.samples[:, 0, k]).statistic for k in range(4)]
+    assert known.tau_b.value == pytest.approx(np.mean(taus), abs=1e-6)
+    assert known.share.lo <= known.share.value <= known.share.hi
+    assert known.share.value > 1.0, "three samples know less than the truth"
+    useless = against_noise(rng.uniform(size=150), table, 0, 200, 100)
+    assert useless is not None
+    assert abs(useless.share.value) < 0.2
+
+
+def test_the_share_is_of_the_same_resamples() -> None:
+    rng = np.random.default_rng(1)
+    table = sampled(rng.integers(1, 300, size=(120, 1)) + rng.integers(0, 200, size=(120, 3)))
+    others = table.data.tokens[:, 0]
+    judged = against_noise(others, table, 0, 200, 100)
+    assert judged is not None
+    assert judged.share.hi - judged.share.lo > 0
+    assert against_noise(others, table, 0, 200, 100) == judged
+
+
+def test_without_several_samples_there_is_nothing_to_hold_a_score_against() -> None:
+    assert against_noise(np.arange(10.0), table(list(range(1, 11))), 0, 100, 2) is None
+    few = sampled(np.arange(1, 21).reshape(10, 2))
+    assert against_noise(np.arange(10.0), few, 0, 100, 11) is None
+    assert against_noise(np.full(10, np.nan), few, 0, 100, 2) is None
+
+
+def test_a_share_of_no_ceiling_is_not_defined() -> None:
+    opposed = sampled(np.column_stack([np.arange(1, 31), np.arange(31, 1, -1)]))
+    ceiling = noise_ceiling(opposed, 0, 100, 2)
+    assert ceiling is not None
+    assert ceiling.tau_b.value == pytest.approx(-1.0)
+    assert against_noise(np.arange(30.0), opposed, 0, 100, 2) is None

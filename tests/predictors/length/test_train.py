@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from predictors.length.basis import centres
 from predictors.length.data import Answer, from_answers, merge
 from predictors.length.target import Consensus, consensus
-from predictors.length.train import FastRanker, FastSettings, calibrate, deal_queries, grouped_folds, splits
+from predictors.length.train import FastRanker, FastSettings, Growth, calibrate, deal_queries, grouped_folds, splits
 from predictors.types import Prompt
 from tests.predictors.length import samples
 
@@ -52,6 +52,20 @@ def test_it_learns_limits_where_clients_set_them() -> None:
         for rows in (blind, data)
     ]
     assert taus[1] > taus[0] + 0.02
+
+
+def test_large_trees_are_grown_where_they_order_better() -> None:
+    growth = Growth(trees=60, leaves=15, least_in_leaf=3)
+    settings = replace(samples.SMALL, kernels=(), growths=(growth,))
+    decided = FastRanker(settings).fit(samples.data(400), samples.embeddings(400))
+    assert decided.chosen_["growth"]["objective"] == "regression"
+    small = FastRanker(replace(settings, growths=())).fit(samples.data(400), samples.embeddings(400))
+    assert small.chosen_["growth"]["objective"] == "lambdarank"
+    truth = consensus(samples.data(400)).level
+    taus = [kendalltau(one.out_of_fold_, truth).statistic for one in (small, decided)]
+    assert taus[1] > taus[0] + settings.least_gain
+    cautious = FastRanker(replace(settings, least_gain=1.0)).fit(samples.data(400), samples.embeddings(400))
+    assert cautious.export() == small.export()
 
 
 def test_out_of_fold_scores_are_worse_than_fitted_ones() -> None:
