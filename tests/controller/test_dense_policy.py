@@ -14,7 +14,7 @@ from controller.dense_policy import OUTSIDE, DensePolicy
 from controller.observation import Codec
 from controller.onnx_layers import read
 from controller.policy import TrainedPolicy, load_policy
-from controller.store import shipped_models
+from controller.store import ArtifactStore, shipped_models
 from controller.tier import Threshold, ThresholdOptions
 from controller.types import Scores
 from tests.controller.planes import LADDER, plane, submit
@@ -27,7 +27,7 @@ CODEC = Codec(3)
 def shipped() -> TrainedPolicy:
     models = shipped_models()
     assert models is not None
-    path = models / "policy" / "best-effort" / "2"
+    path = ArtifactStore(models, None).resolve("policy/best-effort")
     layers = read((path / "policy.onnx").read_bytes(), CODEC.size)
     assert layers is not None, "it is made of dense layers"
     return replace(load_policy(path), layers=layers)

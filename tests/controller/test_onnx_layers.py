@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.observation import Codec
 from controller.onnx_layers import read
-from controller.store import shipped_models
+from controller.store import ArtifactStore, shipped_models
 from tests.controller.policies import linear
 
 CODEC = Codec(3)
@@ -18,7 +18,7 @@ CODEC = Codec(3)
 def shipped() -> bytes:
     models = shipped_models()
     assert models is not None
-    return (models / "policy" / "best-effort" / "2" / "policy.onnx").read_bytes()
+    return (ArtifactStore(models, None).resolve("policy/best-effort") / "policy.onnx").read_bytes()
 
 
 def test_the_shipped_policy_is_read() -> None:

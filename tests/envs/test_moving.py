@@ -51,7 +51,7 @@ def test_a_moved_answer_has_all_its_tokens_and_takes_longer_by_its_pauses_and_re
     assert moved.first_token_at == whole.first_token_at
     record = fleet.control.records.find("t")
     assert record is not None
-    assert (record.usage, record.continued) == (Usage(100, 1000), len(fleet.moves))
+    assert (record.usage, record.continued) == (Usage(100, 1000, 0), len(fleet.moves))
     assert whole.latency is not None
     assert moved.latency is not None
     longer = (moved.latency - whole.latency) / len(fleet.moves)
