@@ -134,7 +134,9 @@ def judge(
     from predictors.length.data import read_collected
 
     learned = embedded("rows", read_collected(rows_of(out, _LEARNED)), _LEAST)
-    report = Report("length loop", seed, {"out": str(out), "prompts": len(learned.data), "resamples": resamples})
+    report = Report(
+        "benchmarks length_loop", seed, {"out": str(out), "prompts": len(learned.data), "resamples": resamples}
+    )
     kinds = {
         (split, kind): table
         for split in _JUDGING

@@ -177,6 +177,9 @@ def run(
             first = repetition % len(policy)
             for name in [*policy[first:], *policy[:first]]:
                 if time.monotonic() - began > 60.0 * minutes:
+                    typer.echo(
+                        "out of time; repetitions that not every policy has are left out of the report", err=True
+                    )
                     return
                 told = measure(name, repetition, taken, how)
                 file.writelines(json.dumps(asdict(one)) + "\n" for one in told)
@@ -228,7 +231,8 @@ def report(
     rng = np.random.default_rng(seed)
     samples = list(_resampled(runs, resamples, rng))
     whole = _ratios(runs)
-    shown = Report("live burst", seed, {"requests": len(next(iter(runs.values()))), "runs": len(runs)})
+    settings = {"requests": len(next(iter(runs.values()))), "runs": len(runs), "resamples": resamples}
+    shown = Report("benchmarks live_burst", seed, settings)
     for name in names:
         metrics: dict[str, Any] = {}
         for statistic in whole[name]:

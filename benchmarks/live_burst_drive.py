@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import uvloop
 
-from benchmarks.peers_drive import LAST_TOKEN, usage
+from benchmarks.asking import ask, ending_after
 from controller.types import Scores
 from predictors.types import Prompt
 
@@ -33,8 +33,7 @@ _STARTING_S: Final = 60.0
 _LEAD_S: Final = 1.0
 """From when all clients are ready to their time 0."""
 _PATIENCE_S: Final = 900.0
-_END: Final = 8192
-"""Bytes of a stream's end, in which the usage stands."""
+_HEADERS: Final = ((b"content-type", b"application/json"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +162,14 @@ async def _ask_all(
 
         async def one(index: int, request: Asked) -> Told:
             fields = _set(request) if set_length else _own(request, way.temperature, _FIRST_SEED + repetition)
+            always = {"model": way.model, "stream": True, "stream_options": {"include_usage": True}}
+            body = json.dumps({**always, **fields}).encode()
             due = start + request.at
             await asyncio.sleep(due - time.monotonic())
-            first, ended, tokens, error = await _ask(client, address, {"model": way.model, **fields})
-            return Told(policy, repetition, index, request.at, tokens, first - due, ended - due, error)
+            answer = await ask(client, address, _HEADERS, body, _PATIENCE_S)
+            error = answer.error or (None if answer.output_tokens else "the answer has no token")
+            times = answer.first - due, answer.ended - due
+            return Told(policy, repetition, index, request.at, answer.output_tokens, *times, error)
 
         return list(await asyncio.gather(*(one(index, request) for index, request in mine)))
 
@@ -176,10 +179,8 @@ def _set(request: Asked) -> dict[str, Any]:
     return {
         "prompt": request.text,
         "max_tokens": _MOST_TOKENS,
-        "min_tokens": int(request.output_tokens),
-        "stop_token_ids": [LAST_TOKEN],
-        "logit_bias": {str(LAST_TOKEN): 100},
         "temperature": 1.0,
+        **ending_after(int(request.output_tokens)),
     }
 
 
@@ -187,31 +188,6 @@ def _own(request: Asked, temperature: float | None, seed: int) -> dict[str, Any]
     """An answer that the model ends; the same for every policy of a repetition, as far as batches let it be."""
     messages = [{"role": "user", "content": request.text}]
     return {"messages": messages, "max_tokens": _MOST_OWN_TOKENS, "temperature": temperature, "seed": seed}
-
-
-async def _ask(client: Any, url: str, fields: Mapping[str, Any]) -> tuple[float, float, int, str | None]:
-    """When the first token came and the last (monotonic clock), how many there were, and what went wrong."""
-    from upstream.errors import UpstreamError
-    from upstream.types import Timeouts
-
-    body = json.dumps({**fields, "stream": True, "stream_options": {"include_usage": True}}).encode()
-    headers = [(b"content-type", b"application/json")]
-    patience = Timeouts(first_byte=_PATIENCE_S, idle=_PATIENCE_S)
-    first, end = 0.0, b""
-    try:
-        async with client.stream(b"POST", url, headers=headers, body=body, timeouts=patience) as answer:
-            if answer.status != 200:
-                said = (await answer.body())[:200]
-                return time.monotonic(), time.monotonic(), 0, f"status {answer.status}: {said!r}"
-            async for chunk in answer.chunks():
-                if not first and b"data: {" in chunk:  # a comment that keeps the connection alive is no token
-                    first = time.monotonic()
-                end = (end + chunk)[-_END:]
-    except (UpstreamError, OSError) as error:
-        return time.monotonic(), time.monotonic(), 0, f"{type(error).__name__}: {error}"
-    used = usage(end)
-    tokens = int(used["completion_tokens"]) if used else 0
-    return first, time.monotonic(), tokens, None if tokens else "the answer has no usage"
 
 
 def _serve(policy: str, asked: Sequence[Asked], way: Way, pipe: Connection) -> None:

@@ -20,6 +20,7 @@ own. Without a GPU: ``python -m benchmarks.peers_worker`` is a simulated server.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import secrets
@@ -212,32 +213,32 @@ def report(
 
     objectives = Objectives(ttft, ttft_per_1k, tpot, normalised)
     runs, lines = read_runs(path)
-    shown = Report("peers", seed, {"objectives": asdict(objectives), "runs": lines})
-    over, intervals, against = {}, {}, {}
+    shown = Report("benchmarks peers", seed, {"objectives": asdict(objectives), "resamples": resamples, "runs": lines})
+    over, intervals, against, ratios_of = {}, {}, {}, {}
     for level, systems in runs.items():
         for name, each in systems.items():
-            metrics = {
-                n: None if v is None or not np.isfinite(v) else v for n, v in mean_figures(each, objectives).items()
-            }
-            shown.row({"level": level, "system": name, "runs": len(each)}, metrics)
+            shown.row({"level": level, "system": name, "runs": len(each)}, mean_figures(each, objectives))
         best = best_peer(systems, objectives)
         if best is not None and HEADWAY in systems:
             found = ratios(systems, HEADWAY, objectives, resamples, np.random.default_rng(seed))
-            over[level] = {n: each.value for n, each in found.items()}
-            intervals[level] = {n: [each.lo, each.hi] for n, each in found.items()}
+            ratios_of[level] = found
+            over[level] = {n: _finite(each.value) for n, each in found.items()}
+            intervals[level] = {n: [_finite(each.lo), _finite(each.hi)] for n, each in found.items()}
             against[level] = best
     shown.extra("ratios", over)
     shown.extra("ratios_ci", intervals)
     shown.extra("best_peer", against)
     shown.write(json_path)
     shown.show(Console(width=220), "headway and its peers", _SHOWN)
-    for level, values in over.items():
-        said = ", ".join(
-            f"{n} {v:.3g} [{lo:.3g}, {hi:.3g}]" for n, v in values.items() for lo, hi in [intervals[level][n]]
-        )
+    for level, found in ratios_of.items():
+        said = ", ".join(f"{n} {one.value:.3g} [{one.lo:.3g}, {one.hi:.3g}]" for n, one in found.items())
         Console(width=220).print(f"{level}: headway ÷ {against[level]}: {said}")
     if plot is not None:
         _draw(plot, shown.results)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def read_runs(path: Path) -> tuple[dict[str, dict[str, list[Run]]], list[Mapping[str, Any]]]:

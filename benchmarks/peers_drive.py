@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -18,22 +17,16 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.asking import ask, ending_after
 from benchmarks.peers_workload import Session, Workload, read
 from cli.bench.gateway_wrk import LoadError
 from upstream.client import Client
-from upstream.errors import UpstreamError
-from upstream.types import Header, Timeouts
+from upstream.types import Header
 
-LAST_TOKEN: Final = 5
-"""The token that ends an answer, where its length is set."""
 _STARTING_S: Final = 0.5
 """From when all processes have read the workload to its time 0."""
 _PATIENCE_S: Final = 120.0
 """For processes to start."""
-_END: Final = 8192
-"""Bytes of a stream's end, in which the usage stands."""
-_SAID: Final = 160
-"""Characters of an error that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +120,9 @@ async def _conversation(client: Client, workload: Workload, session: Session, ta
         due = max(start + turn.at, ended)
         body = _body(workload, session, number, task)
         await asyncio.sleep(due - time.monotonic())
-        answer = await _ask(client, task.target, body, _headers(session, task.run))
+        target = task.target
+        url = f"{target.url}/v1/{'chat/completions' if target.chat else 'completions'}"
+        answer = await ask(client, url, _headers(session, task.run), body, target.patience_s)
         ended = answer.ended
         rows.append(
             Told(
@@ -164,8 +159,7 @@ def _body(workload: Workload, session: Session, number: int, task: Task) -> byte
     else:
         body["prompt"] = "\n\n".join(f"{one['role']}: {one['content']}" for one in messages) + "\n\nassistant:"
     if not task.target.own_answers:
-        length = session.turns[number].question.output_tokens
-        body |= {"min_tokens": length, "stop_token_ids": [LAST_TOKEN], "logit_bias": {str(LAST_TOKEN): 100}}
+        body |= ending_after(session.turns[number].question.output_tokens)
     return json.dumps(body).encode()
 
 
@@ -176,51 +170,3 @@ def _headers(session: Session, run: str) -> list[Header]:
         (b"x-headway-tenant", session.tenant.encode()),
         (b"x-headway-session", f"{run}-{session.name}".encode()),
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """When its first token and its last came, by the monotonic clock."""
-
-    first: float
-    ended: float
-    prompt_tokens: int
-    output_tokens: int
-    status: int
-    error: str | None
-
-
-async def _ask(client: Client, target: Target, body: bytes, headers: Sequence[Header]) -> _Answer:
-    url = f"{target.url}/v1/{'chat/completions' if target.chat else 'completions'}"
-    patience = Timeouts(first_byte=target.patience_s, idle=target.patience_s)
-    first, end, status = 0.0, b"", 0
-    try:
-        async with client.stream(b"POST", url, headers=headers, body=body, timeouts=patience) as answer:
-            status = answer.status
-            if status != 200:
-                return _failed(status, (await answer.body())[:_SAID].decode(errors="replace"))
-            async for chunk in answer.chunks():
-                if not first and b"data: {" in chunk:  # a comment that keeps the connection alive is no token
-                    first = time.monotonic()
-                end = (end + chunk)[-_END:]
-    except (UpstreamError, OSError) as error:
-        return _failed(status, f"{type(error).__name__}: {error}"[:_SAID])
-    used = usage(end)
-    if used is None:
-        return _failed(status, f"no usage: {end[-_SAID:].decode(errors='replace')}")
-    return _Answer(first, time.monotonic(), used["prompt_tokens"], used["completion_tokens"], status, None)
-
-
-def _failed(status: int, why: str) -> _Answer:
-    now = time.monotonic()
-    return _Answer(now, now, 0, 0, status, why or f"status {status}")
-
-
-def usage(end: bytes) -> Mapping[str, int] | None:
-    """The last usage in the end of a stream of server-sent events; ``None`` where there is none."""
-    for line in reversed(end.split(b"\n")):
-        if line.startswith(b"data: {") and b'"completion_tokens"' in line:
-            found: Mapping[str, int] | None = json.loads(line[len(b"data: ") :]).get("usage")
-            if found:
-                return found
-    return None

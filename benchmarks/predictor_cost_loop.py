@@ -109,13 +109,13 @@ async def _burst(scorer: Scorer | _Nobody, texts: Sequence[str], paced: bool) ->
     from predictors.types import Prompt
 
     scored: set[str] = set()
-    late = 0
+    unscored = 0
     everything = asyncio.Event()
     wanted = {str(i) for i in range(len(texts))}
 
     def on_scores(ticket: str, scores: Scores | None, why: str) -> None:
-        nonlocal late
-        late += scores is None and ticket in wanted
+        nonlocal unscored
+        unscored += scores is None and ticket in wanted
         scored.add(ticket)
         if scored >= wanted:
             everything.set()
@@ -140,7 +140,7 @@ async def _burst(scorer: Scorer | _Nobody, texts: Sequence[str], paced: bool) ->
         started = time.perf_counter()
         await asyncio.gather(*(ask(i, text) for i, text in enumerate(texts)))
         await everything.wait()
-        return {"ms_all": 1e3 * (time.perf_counter() - started), "late": float(late)}
+        return {"ms_all": 1e3 * (time.perf_counter() - started), "unscored": float(unscored)}
 
     try:
         return await _during(work)

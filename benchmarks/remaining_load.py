@@ -15,7 +15,6 @@ heard of until they end: they are believed to have all to come, or are counted d
 
 from __future__ import annotations
 
-import os
 import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,9 @@ from controller.protocols import Resources, Stages
 from controller.settings import ControlSettings
 from controller.stages import build
 from controller.store.artifacts import ArtifactStore, shipped_models
+from controller.tickets import TicketState
 from controller.types import PoolSpec, Scores, Ticket, TicketId, WorkerSpec
+from controller.unseen import Unseen
 from envs.engines.sim import SimEngine
 from envs.fleet import FleetRequest, SimFleet
 from predictors.latency.model import Profile
@@ -70,6 +71,13 @@ class Streams:
         return [row for row, name in enumerate(self.models) if name == model]
 
 
+class _Uncounted(Unseen):
+    """Leaves answers that come whole at what was expected of them."""
+
+    def add(self, state: TicketState) -> None:
+        """Nothing is counted down."""
+
+
 class Watched(ControlPlane):
     """Tells itself of every answer's progress what was said of it by then; ``known`` is one of :data:`KNOWN`, ``told``
     the share of the looks of ``remaining`` that are not left out."""
@@ -78,6 +86,8 @@ class Watched(ControlPlane):
         self, pools: Sequence[PoolSpec], stages: Stages, settings: ControlSettings, known: str, told: float
     ) -> None:
         super().__init__(pools, stages, settings=settings)
+        if known == WHOLE:
+            self._unseen = _Uncounted(self._fleet)
         self._known = known
         self._told = told
         self._rows: dict[TicketId, int] = {}
@@ -173,7 +183,7 @@ def replay(
         output, scores = streams.outputs[row], streams.scores[row]
         if known == "truth from the start":
             scores = Scores(scores.length_rank, float(output))
-        ticket = Ticket(str(i), POOL, prompt_tokens=streams.prompts[row], streams=not known.endswith("by age"))
+        ticket = Ticket(str(i), POOL, prompt_tokens=streams.prompts[row], streams=not known.startswith(WHOLE))
         requests.append(FleetRequest(when, ticket, streams.prompts[row], {POOL: output}, scores, i))
     control.watch(streams, {str(i): row for i, row in enumerate(rows)})
     fleet = SimFleet(control)
@@ -229,17 +239,20 @@ def main(
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report here.")] = None,
 ) -> None:
     """Replay the same answers under every knowledge of what is left."""
+    from cli.missing import data_dir
     from cli.report import Report
 
-    folder = data or (Path(os.environ["HEADWAY_DATA"]) if os.environ.get("HEADWAY_DATA") else None)
-    if folder is None or not (folder / _ANSWERS).exists():
-        raise typer.BadParameter(f"this needs {_ANSWERS} in --data or HEADWAY_DATA")
+    if unknown := sorted(set(place or ()) - set(PLACES)):
+        raise typer.BadParameter(f"no placement is called {unknown[0]!r}; there are {', '.join(PLACES)}")
+    folder = data_dir(data, _ANSWERS)
     console, errors = Console(), Console(stderr=True)
     profile = Profile.load(ArtifactStore(shipped_models(), None).resolve(f"profile/{PROFILE}"))
     profiles = (*(profile,) * (workers - 1), slower(profile, slow))
     errors.print("fitting fast and remaining, five folds")
     streams = read(folder)
     settings = {
+        "places": list(place or PLACES),
+        "loads": list(load or (0.85, 1.05)),
         "seeds": seeds,
         "requests": requests,
         "workers": workers,

@@ -40,12 +40,13 @@ def headway_version() -> str:
 
 
 def _as_json(metric: Metric) -> dict[str, float | None] | None:
-    """A bound that is infinite becomes null: JSON has no word for it."""
+    """What is infinite or no number becomes null: JSON has no word for it."""
     if metric is None:
         return None
     if isinstance(metric, int | float):
-        return {"value": float(metric), "lo": float(metric), "hi": float(metric)}
-    return {"value": float(metric.value), "lo": _finite(metric.lo), "hi": _finite(metric.hi)}
+        value = _finite(metric)
+        return {"value": value, "lo": value, "hi": value}
+    return {"value": _finite(metric.value), "lo": _finite(metric.lo), "hi": _finite(metric.hi)}
 
 
 def _finite(value: float) -> float | None:
