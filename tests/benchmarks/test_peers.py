@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks.peers import app, read_runs
 from benchmarks.asking import usage
+from benchmarks.peers import app, read_runs
 from benchmarks.peers_drive import Told
 from benchmarks.peers_figures import Objectives, Run, best_peer, figures, ratios
 from benchmarks.peers_systems import RECOMMENDED, VARIANTS, Fleet, check, configuration
