@@ -78,6 +78,7 @@ class Dispatcher:
             free: Sequence[WorkerState]
             while pool.queued and (free := pool.with_room()):
                 if kv is not None and not (free := kv.open(pool, free)):
+                    again = True  # whom a worker is kept for may leave or go elsewhere, which stirs nothing
                     break
                 dispatch = next_(pool, free, held, now)
                 if dispatch is not None:

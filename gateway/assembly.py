@@ -88,10 +88,15 @@ def learned(configuration: Configuration, store: Artifacts) -> Learned:
 def _warn_of_strangers(configuration: Configuration, store: Artifacts, standings: list[Standing]) -> None:
     """A policy that learned from other predictions than it is given decides on another scale."""
     active = {f"{one.kind}/{one.name}": one.sha256 for one in standings if one.state is ArtifactState.ACTIVE}
+    scoring = configuration.scoring
+    serving = {"length": scoring.length, "quality": scoring.quality}
     for ref in set(_stage_artifacts(configuration)) & set(active):
-        learned_from = load_manifest(store.resolve(ref)).settings.get("inputs", {})
-        for other in sorted(set(learned_from) & set(active)):
-            if learned_from[other] != active[other]:
+        for other, sha256 in sorted(load_manifest(store.resolve(ref)).settings.get("inputs", {}).items()):
+            serves = serving.get(other.partition("/")[0])
+            if serves in active and serves != other:
+                text = "artifact %s learned from %s, and %s serves: train it again, or serve what it learned from"
+                _log.warning(text, ref, other, serves)
+            elif active.get(other, sha256) != sha256:
                 text = "artifact %s learned from another %s than the one that serves: train it again, or serve that one"
                 _log.warning(text, ref, other)
 

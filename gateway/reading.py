@@ -65,8 +65,8 @@ class Reading(NamedTuple):
     share: float = 1.0
     """Of the longest input in the whole."""
     asked: str = ""
-    """Of a conversation, what the user said last, which the answer's length depends on most; empty where there is no
-    other text than :attr:`text`."""
+    """Of a conversation, what the user said last, which the answer's length depends on most; empty where that
+    has no text, or nothing is a conversation."""
 
 
 Reader = Callable[[Fields], Reading]
@@ -218,11 +218,20 @@ def _conversation(items: list[Any], where: str, parts: list[str], modalities: se
             raise wrong(f"{where}[{index}]", "an object", item)
         before = len(parts)
         _content(item.get("content"), f"{where}[{index}].content", parts, modalities)
-        if item.get("role") == "user":
+        if item.get("role") == "user" and not _only_results(item.get("content")):
             turns, first, end = turns + 1, before, len(parts)
         if isinstance(output := item.get("output"), str):  # of a tool, in the Responses API
             parts.append(output)
     return turns, "\n".join(parts[first:end])
+
+
+def _only_results(content: object) -> bool:
+    """Whether a message only brings what tools gave back, which Anthropic's shape has the user say."""
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(part, dict) and part.get("type") == "tool_result" for part in content)
+    )
 
 
 def _content(content: object, where: str, parts: list[str], modalities: set[str]) -> None:

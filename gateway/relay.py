@@ -158,19 +158,23 @@ class _Request:
 
     async def _serve(self) -> None:
         relay, exchange = self._relay, self._exchange
+        began: float | None = None
         try:
             endpoint = endpoint_of(exchange)
             caller = self._caller = relay.tenants.identify(exchange.fields)
             body = await exchange.body(relay.settings.max_body_bytes)
             if relay.room is not None:
                 await relay.room(caller.name)
+            arrived = relay.driver.now()
             if relay.turns.over:
                 await relay.turns.next()
             began = relay.driver.now()
             settings = relay.settings
-            wish = wish_of(exchange, self._ticket, caller, began, settings.deadline_s, settings.max_json_depth)
+            wish = wish_of(exchange, self._ticket, caller, arrived, settings.deadline_s, settings.max_json_depth)
             call = parse(endpoint, body, wish, exchange.fields.get(b"content-type", b""))
         except ApiError as error:
+            if began is not None:
+                relay.turns.spend(relay.driver.now() - began)
             self._turned_away(error.code)
             raise
         except asyncio.CancelledError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,7 @@ class RemainingDesk:
         self._count = count
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headway-remaining")
         self._waiting: list[_Look] = []
+        self._closing = threading.Event()
         self._busy = False
         self._warned = False
         self.held = 0
@@ -162,7 +164,7 @@ class RemainingDesk:
 
     def due(self, listener: Listener, total: int) -> None:
         """For a listener: it is time for a look."""
-        if listener.busy or len(self._waiting) >= _MOST_WAITING:
+        if self._closing.is_set() or listener.busy or len(self._waiting) >= _MOST_WAITING:
             self._count["behind"]()
             return
         listener.busy = True
@@ -178,6 +180,7 @@ class RemainingDesk:
 
     def close(self) -> None:
         """Look no more; a batch under way is left to itself."""
+        self._closing.set()
         self._waiting.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
@@ -207,8 +210,8 @@ class RemainingDesk:
         found: list[Says | str] = []
         for look in batch:
             started = time.thread_time()
-            found.append("" if look.listener.over else self._look(look))
-            time.sleep((1.0 / _SHARE - 1.0) * (time.thread_time() - started))
+            found.append("" if look.listener.over or self._closing.is_set() else self._look(look))
+            self._closing.wait((1.0 / _SHARE - 1.0) * (time.thread_time() - started))
         return found
 
     def _look(self, look: _Look) -> Says | str:

@@ -119,3 +119,10 @@ def test_a_policy_that_learned_from_another_predictor_is_told(
     known = learned(configuration, ArtifactStore(tmp_path, None))
     assert all(one.state is ArtifactState.ACTIVE for one in known.standings)
     assert ("policy/best-effort learned from another length/fast" in caplog.text) is other
+
+
+def test_a_policy_that_learned_from_a_predictor_that_does_not_serve_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    models = ArtifactStore(Path(__file__).resolve().parents[2] / "models", None)
+    learned(configured(pool("p", SOMEWHERE), stages={"tier": "best_effort"}), models)
+    assert "policy/best-effort learned from quality/ladder, and quality/llmrouter serves" in caplog.text
+    assert "length/fast" not in caplog.text

@@ -258,6 +258,18 @@ def test_a_message_is_read_with_its_system_prompt_tools_and_limit() -> None:
     assert call("/v1/messages", output_config=shape).ticket.needs.structured_output
 
 
+def test_what_tools_gave_back_is_not_what_the_user_said() -> None:
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "42 rows"}
+    messages = [
+        {"role": "user", "content": "write a long essay"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+        {"role": "user", "content": [result]},
+    ]
+    asked = call("/v1/messages", messages=messages)
+    assert (asked.prompt.text, asked.prompt.turns) == ("write a long essay", 1)
+    assert asked.ticket.prompt_chars > len("write a long essay")
+
+
 def test_a_response_is_read_with_its_instructions_items_and_limit() -> None:
     items = [
         {"role": "user", "content": [{"type": "input_text", "text": "one"}, {"type": "input_image", "image_url": "x"}]},

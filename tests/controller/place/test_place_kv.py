@@ -367,3 +367,15 @@ def test_a_home_whose_requests_do_not_fit_keeps_nobody_else_waiting() -> None:
     for index in range(2):
         finish(control, f"warm-{index}", 0.4, 5)
     assert sent(control.dispatch(0.4)) == ["small"]
+
+
+def test_what_waited_behind_a_kept_worker_goes_when_the_request_it_was_kept_for_has_left() -> None:
+    control = held(kv=KvLimits(share=1.0, hold_s=0.0, passes=0, lookahead=16))
+    ask(control, "run", 0.0, 500, 300)
+    assert sent(control.dispatch(0.0)) == ["run"]
+    ask(control, "big", 0.1, 500, 400)
+    ask(control, "little", 0.1, 50, 50)
+    assert not sent(control.dispatch(0.1))
+    assert not sent(control.dispatch(0.2))
+    control.on_abort("big", 0.3)
+    assert sent(control.dispatch(0.3)) == ["little"]
