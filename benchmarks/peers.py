@@ -80,7 +80,7 @@ def load(
     tenants: Annotated[int, typer.Option(help="The first has half of the requests, the others share the rest.")] = 6,
     turns: Annotated[int, typer.Option(help="Turns that a conversation has at most; as few as one are as likely.")] = 4,
     think: Annotated[float, typer.Option(help="Mean seconds between two turns.")] = 6.0,
-    system_tokens: Annotated[int, typer.Option(help="Words of a system prompt, about, on average.")] = 1500,
+    system_words: Annotated[int, typer.Option(help="Words of a system prompt, about, on average.")] = 1500,
     max_tokens: Annotated[int, typer.Option(help="What every request asks for; answers are kept below.")] = 2048,
     context: Annotated[int, typer.Option(help="Tokens that the servers take, prompt and answer together.")] = 8192,
     scale: Annotated[float, typer.Option(help="Recorded lengths are multiplied by this.")] = 1.0,
@@ -94,7 +94,7 @@ def load(
     from cli.missing import data_dir
     from predictors.length.data import ARENA_LENGTHS
 
-    shape = Shape(*(name, rate, seconds, burst, tenants, turns, think, system_tokens, max_tokens, context, scale, seed))
+    shape = Shape(*(name, rate, seconds, burst, tenants, turns, think, system_words, max_tokens, context, scale, seed))
     with _said():
         if tasks:
             questions, source = task_questions(tasks, seed)

@@ -80,7 +80,7 @@ class Shape:
     tenants: int = 6
     turns: int = 4
     think_s: float = 6.0
-    system_tokens: int = 1500
+    system_words: int = 1500
     max_tokens: int = 2048
     context: int = 8192
     scale: float = 1.0
@@ -92,10 +92,10 @@ class Shape:
             raise WorkloadError(f"one tenant is heavy, the others are light: 2 or more, not {self.tenants}")
         if min(self.rate, self.seconds, self.turns, self.think_s, self.scale) <= 0 or self.burst < 0:
             raise WorkloadError("rate, seconds, turns, think time and scale must be above 0, and the burst not below")
-        if self.room < 2 * self.system_tokens:
+        if self.room < 2 * self.system_words:
             raise WorkloadError(
                 f"{self.context} tokens leave {max(self.room, 0):.0f} for prompts beside {self.max_tokens} for answers,"
-                f" too few for system prompts of {self.system_tokens}; give a smaller --system-tokens or --max-tokens"
+                f" too few for system prompts of {self.system_words}; give a smaller --system-words or --max-tokens"
             )
 
     @property
@@ -169,7 +169,7 @@ def make(shape: Shape, questions: Sequence[Question], source: str) -> Workload:
     tenants = ["heavy", *(f"light-{number}" for number in range(1, shape.tenants))]
     light = (1.0 - _HEAVY_SHARE) / (shape.tenants - 1)
     shares = [_HEAVY_SHARE, *[light] * (shape.tenants - 1)]
-    least, most = (round(shape.system_tokens * edge) for edge in _SPREAD)
+    least, most = (round(shape.system_words * edge) for edge in _SPREAD)
     sizes = rng.integers(least, most, shape.tenants, endpoint=True)
     systems = {
         tenant: f"You are the assistant of {tenant}. {prose(int(size), rng)}"

@@ -33,19 +33,31 @@ def write_ranker(models: Path, ranker: FastRanker, facts: Facts) -> Manifest:
     Raises:
         ArtifactExists: that version is already written.
     """
-    recipe = asdict(ranker.settings or FastSettings())
+    settings = {"estimator": asdict(ranker.settings or FastSettings()), "chosen": ranker.chosen_}
+    return written(models, facts, SCHEMA, ranker.export(), card(facts), settings)
+
+
+def written(
+    models: Path,
+    facts: Facts,
+    features: Sequence[str],
+    files: Mapping[str, bytes],
+    text: str,
+    settings: Mapping[str, Any],
+) -> Manifest:
+    """Write a length artifact with its card; ``settings`` go beside those of ``facts``. Raises ArtifactExists."""
     return artifact.write(
         models / KIND / facts.name / str(facts.version),
         kind=KIND,
         name=facts.name,
         version=facts.version,
-        features=SCHEMA,
+        features=features,
         data=facts.data,
         metrics=facts.metrics,
-        files={**ranker.export(), "card.md": card(facts).encode()},
+        files={**files, "card.md": text.encode()},
         created=facts.created,
         held_out=facts.held_out,
-        settings={**facts.settings, "estimator": recipe, "chosen": ranker.chosen_},
+        settings={**facts.settings, **settings},
     )
 
 

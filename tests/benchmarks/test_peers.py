@@ -85,7 +85,7 @@ def test_runs_of_different_salts_share_no_prefix() -> None:
 def test_an_impossible_load_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="2 or more"):
         make(replace(SHAPE, tenants=1), QUESTIONS, "made")
-    with pytest.raises(WorkloadError, match="--system-tokens"):
+    with pytest.raises(WorkloadError, match="--system-words"):
         make(replace(SHAPE, context=2400), QUESTIONS, "made")
     (tmp_path / "load.gz").write_bytes(b"no")
     with pytest.raises(WorkloadError, match="`load` makes one"):
@@ -204,7 +204,7 @@ def workers(tmp_path: Path) -> Iterator[Sequence[str]]:
 @pytest.mark.timeout(300)
 def test_a_small_run_from_the_load_to_the_report(workers: Sequence[str], tmp_path: Path) -> None:
     load, results, written = tmp_path / "load.gz", tmp_path / "told.jsonl", tmp_path / "report.json"
-    shape = replace(SHAPE, name="small", rate=10.0, seconds=3.0, burst=10, think_s=1.0, system_tokens=600)
+    shape = replace(SHAPE, name="small", rate=10.0, seconds=3.0, burst=10, think_s=1.0, system_words=600)
     workload = make(shape, QUESTIONS, "made")
     workload.write(load)
     command = [sys.executable, "-m", "benchmarks.peers", "run", "--model", "sim", "--max-inflight", "4"]

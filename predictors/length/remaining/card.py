@@ -7,10 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from predictors import artifact
 from predictors.artifact import Manifest
-from predictors.length.card import Facts, filled
-from predictors.length.model import KIND
+from predictors.length.card import Facts, filled, written
 from predictors.length.remaining.model import SCHEMA
 from predictors.length.remaining.train import RemainingLearner, RemainingSettings
 
@@ -23,19 +21,8 @@ def write_remaining(models: Path, learner: RemainingLearner, facts: Facts) -> Ma
     Raises:
         ArtifactExists: that version is already written.
     """
-    return artifact.write(
-        models / KIND / facts.name / str(facts.version),
-        kind=KIND,
-        name=facts.name,
-        version=facts.version,
-        features=SCHEMA,
-        data=facts.data,
-        metrics=facts.metrics,
-        files={**learner.export(), "card.md": remaining_card(facts).encode()},
-        created=facts.created,
-        held_out=facts.held_out,
-        settings={**facts.settings, "estimator": asdict(learner.settings or RemainingSettings())},
-    )
+    settings = {"estimator": asdict(learner.settings or RemainingSettings())}
+    return written(models, facts, SCHEMA, learner.export(), remaining_card(facts), settings)
 
 
 def remaining_card(facts: Facts) -> str:
